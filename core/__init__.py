@@ -1,0 +1,3 @@
+"""The warp data path: names, bytes, keys, chunks, packs. Pure and synchronous."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,163 @@
+"""The primitives, and the only module that imports nacl and cryptography.
+
+ChaCha20-Poly1305 and Argon2id come from `cryptography` (twice the AEAD speed of PyNaCl), Ed25519
+and X25519 from libsodium by PyNaCl: `cryptography` accepts forged signatures under small-order
+public keys, libsodium refuses them. Nothing here is home-made; this file binds, checks lengths and
+turns every library's failure into ours.
+"""
+
+import hmac
+import os
+from collections.abc import Callable
+
+import nacl.bindings as sodium
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from nacl.exceptions import CryptoError
+
+from core import limits
+from core.errors import FormatError, IntegrityError, LimitExceeded, PortalError
+from core.labels import SignLabel
+from core.secret import Secret
+
+Entropy = Callable[[int], bytes]
+Buffer = bytes | bytearray | memoryview
+
+_SIGN_PREFIX = b"portal-node-sig-v1\x00"
+
+
+def system_entropy(size: int) -> bytes:
+    """Random bytes from the kernel; the default of everything that takes `entropy`."""
+    return os.urandom(size)
+
+
+def equal(a: bytes, b: bytes) -> bool:
+    """Whether two byte strings are equal, in time that does not depend on where they differ."""
+    return hmac.compare_digest(a, b)
+
+
+# --- ChaCha20-Poly1305 (RFC 8439) -----------------------------------------------------------------
+
+
+def aead_seal(key: bytes, nonce: bytes, data: Buffer, aad: bytes) -> bytes:
+    """Ciphertext and tag. The caller's format guarantees that (key, nonce) never repeats."""
+    return ChaCha20Poly1305(key).encrypt(nonce, data, aad)
+
+
+def aead_seal_into(key: bytes, nonce: bytes, data: Buffer, aad: bytes, out: Buffer) -> None:
+    """Seal into `out`, which has the room of the data and the tag and does not overlap the data."""
+    written = ChaCha20Poly1305(key).encrypt_into(nonce, data, aad, out)
+    assert written == len(data) + limits.AEAD_TAG_BYTES == len(out)
+
+
+def aead_open(key: bytes, nonce: bytes, sealed: Buffer, aad: bytes) -> bytes:
+    """The plaintext, or IntegrityError."""
+    try:
+        return ChaCha20Poly1305(key).decrypt(nonce, sealed, aad)
+    except InvalidTag as e:
+        raise IntegrityError from e
+
+
+# --- Ed25519 --------------------------------------------------------------------------------------
+
+
+def _framed(label: SignLabel, payload: bytes) -> bytes:
+    # SIG(ctx, p): both lengths inside, so no (label, payload) pair reads as another.
+    name = label.value.encode()
+    size = len(payload).to_bytes(8)
+    return b"".join((_SIGN_PREFIX, bytes([len(name)]), name, size, payload))
+
+
+class SigningKey:
+    """An Ed25519 key pair from its 32-byte seed."""
+
+    __slots__ = ("_expanded", "public")
+
+    def __init__(self, seed: Secret) -> None:
+        public, expanded = sodium.crypto_sign_seed_keypair(seed.reveal())
+        self.public: bytes = public
+        self._expanded = Secret(expanded)
+
+    def sign(self, label: SignLabel, payload: bytes) -> bytes:
+        """A 64-byte signature over SIG(label, payload); raw bytes are never signed."""
+        signed: bytes = sodium.crypto_sign(_framed(label, payload), self._expanded.reveal())
+        return signed[: limits.SIGNATURE_BYTES]
+
+    def __repr__(self) -> str:
+        return f"<signing key of {self.public.hex()[:8]}>"
+
+
+def verify(public: bytes, label: SignLabel, payload: bytes, signature: bytes) -> None:
+    """Pass, or raise IntegrityError: the only way a signature is checked in Portal."""
+    if not signature_is_valid(public, _framed(label, payload), signature):
+        raise IntegrityError(f"the signature on this {label.value} does not verify")
+
+
+def signature_is_valid(public: bytes, message: bytes, signature: bytes) -> bool:
+    """Plain RFC 8032 verification, without small-order or non-canonical keys (for vectors)."""
+    if len(public) != limits.KEY_BYTES or len(signature) != limits.SIGNATURE_BYTES:
+        return False
+    if not sodium.crypto_core_ed25519_is_valid_point(public):
+        return False
+    try:
+        sodium.crypto_sign_open(signature + message, public)
+    except CryptoError:
+        return False
+    return True
+
+
+def check_public_key_untrusted(public: bytes) -> None:
+    """Refuse, before it is stored, an Ed25519 key under which signatures could be forged."""
+    size_is_right = len(public) == limits.KEY_BYTES
+    if not size_is_right or not sodium.crypto_core_ed25519_is_valid_point(public):
+        raise FormatError("not a usable Ed25519 public key")
+
+
+# --- X25519 ---------------------------------------------------------------------------------------
+
+
+def x25519_public(secret: Secret) -> bytes:
+    """The public half of an X25519 secret."""
+    public: bytes = sodium.crypto_scalarmult_base(secret.reveal())
+    return public
+
+
+def x25519_shared(secret: Secret, public: bytes) -> Secret:
+    """The raw shared secret, to be fed to a key derivation; low-order points are refused."""
+    if len(public) != limits.KEY_BYTES:
+        raise FormatError("not an X25519 public key")
+    try:
+        return Secret(sodium.crypto_scalarmult(secret.reveal(), public))
+    except (CryptoError, RuntimeError) as e:
+        raise IntegrityError("this X25519 public key gives no secret") from e
+
+
+# --- Argon2id (RFC 9106) --------------------------------------------------------------------------
+
+
+def check_argon2_untrusted(memory_kib: int, passes: int, lanes: int) -> None:
+    """Bounds on what a file may ask of us, before a byte is allocated."""
+    memory_ok = limits.ARGON2_MEMORY_KIB_MIN <= memory_kib <= limits.ARGON2_MEMORY_KIB_MAX
+    one_pass_ok = passes == 1 and memory_kib >= limits.ARGON2_ONE_PASS_MEMORY_KIB_MIN
+    passes_ok = limits.ARGON2_PASSES_MIN <= passes <= limits.ARGON2_PASSES_MAX or one_pass_ok
+    if not memory_ok or not passes_ok or not 1 <= lanes <= limits.ARGON2_LANES_MAX:
+        raise LimitExceeded(
+            f"Argon2id with {memory_kib} KiB, {passes} passes, {lanes} lanes is out of bounds"
+        )
+
+
+def argon2id(secret: Secret, salt: bytes, *, memory_kib: int, passes: int, lanes: int) -> Secret:
+    """A 32-byte key from a passphrase, slowly."""
+    from cryptography.hazmat.primitives.kdf.argon2 import Argon2id  # noqa: PLC0415 - rarely needed
+
+    check_argon2_untrusted(memory_kib, passes, lanes)
+    kdf = Argon2id(
+        salt=salt, length=limits.KEY_BYTES, iterations=passes, lanes=lanes, memory_cost=memory_kib
+    )
+    try:
+        return Secret(kdf.derive(secret.reveal()))
+    except MemoryError as e:
+        raise PortalError(
+            f"not enough memory for Argon2id with {memory_kib // 1024} MiB",
+            hint="close other programs, or use another way to unlock",
+        ) from e

@@ -1,0 +1,74 @@
+"""The one table of names that keep keys, hashes and signatures apart. One name, one purpose.
+
+A `Label` feeds core.hashing (BLAKE3 derive_key); its whole context string is
+"portal-node 2026-11-21 <name> v1". A `SignLabel` feeds core.crypto.sign. Both are frozen: a name
+may be added, never changed or used for a second purpose (tests/core/test_labels.py holds the
+list).
+"""
+
+from enum import Enum, unique
+
+
+@unique
+class Label(Enum):
+    """Purposes of derived keys and domain-separated hashes."""
+
+    # from the recovery phrase
+    ROOT = "root"
+    ROOT_PASSPHRASE = "root passphrase"
+    USER_IDENTITY = "user identity ed25519"
+    VAULT_MASTER = "vault master"
+    SHARE_KEM_SEED = "share kem seed"
+
+    # from a vault's master key
+    DEDUP_PRIVATE = "dedup private"
+    META_AEAD = "meta aead"
+    CONTENT_INDEX = "content index"
+    CDC_GEAR = "cdc gear"
+    VAULT_HEAD_CAP = "vault head cap"
+    AUDIT_TICKETS = "audit tickets"
+    LEASE_SECRET = "lease secret"
+    PACK_KEY = "pack key"
+
+    # sealing
+    META_SUBKEYS = "meta subkeys"
+    CHUNK_KEY = "chunk key"
+    CHUNK_SUBKEYS = "chunk subkeys"
+    CONTENT_TAG = "content tag"
+    PACK_PADDING = "pack padding"
+    PACK_SUBKEYS = "pack subkeys"
+    PACK_NAME = "pack name"
+
+    # trees and shards
+    MERKLE_LEAF = "merkle leaf"
+    MERKLE_NODE = "merkle node"
+    SHARD_HASH = "shard hash"
+    SHARD_DESCRIPTOR = "shard descriptor"
+    SHARD_NAME = "shard name"
+    OBJECT_ROOT = "chunk root"
+    SMT_LEAF = "smt leaf"
+    SMT_NODE = "smt node"
+    HOLDINGS = "holdings"
+
+    # the keystore and texts people copy
+    SLOT_KEY_FILE = "slot key file"
+    SLOT_PASSPHRASE = "slot passphrase"
+    SLOT_OS_KEYRING = "slot os keyring"
+    SLOT_SYSTEMD = "slot systemd credential"
+    SLOT_RECOVERY = "slot recovery"
+    TEXT_CHECK = "text check"
+
+
+@unique
+class SignLabel(Enum):
+    """Purposes of signatures: no structure verifies as another."""
+
+    DEVICE_CERT = "device-cert"
+
+
+@unique
+class EnvelopeKind(Enum):
+    """What a randomised envelope (core/envelope.py) holds; part of its key and of its header."""
+
+    KEYSTORE_PAYLOAD = 0x10
+    KEY_SLOT = 0x11

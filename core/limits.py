@@ -1,0 +1,72 @@
+"""Every bound, unit last in its name. First what the formats fix, then what we chose.
+
+A bound of the first kind is part of a format: changing it needs a new version of that format.
+A bound of the second kind protects this machine and may be changed freely.
+"""
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+# --- fixed by the formats ---------------------------------------------------------------------
+
+HASH_BYTES = 32
+KEY_BYTES = 32
+SIGNATURE_BYTES = 64
+AEAD_NONCE_BYTES = 12
+AEAD_TAG_BYTES = 16
+COMMITMENT_BYTES = 32
+PHRASE_WORDS = 24
+PHRASE_ENTROPY_BYTES = 32
+DEVICE_NAME_BYTES_MAX = 64
+KEYSTORE_HEADER_BYTES_MAX = 65_535  # its length field is a u16
+KEYSTORE_SLOTS_MAX = 16
+
+MERKLE_BLOCK_BYTES = 4 * KIB
+MERKLE_LEAVES_MAX = 1 << 32
+SPARSE_DEPTH_MAX = 256  # one level per bit of a path
+SHARDS_MAX = 32  # per object; the most fragments liberasurecode knows
+SHARD_ALIGN_BYTES = 64
+
+# Pieces, chunks and packs. A chunk always fits a pack of 4 MiB, with room for its index rows.
+CHUNK_PLAIN_BYTES_MAX = 4 * MIB - 64 * KIB
+BUNDLE_PIECES_MAX = 16_384
+PACK_SIZES_BYTES = (256 * KIB, 1 * MIB, 4 * MIB, 16 * MIB)
+PACK_SALT_BYTES = 32
+COMPRESSION_BLOCK_BYTES = 64 * KIB  # codecs 3 and 4
+ZSTD_WINDOW_BYTES_MAX = 16 * MIB  # a frame that asks for more memory than this is refused
+
+# Argon2id: what a file may ask of us, checked before a byte is allocated.
+ARGON2_MEMORY_KIB_MIN = 19 * KIB  # 19 MiB
+ARGON2_MEMORY_KIB_MAX = 4 * MIB  # 4 GiB
+ARGON2_PASSES_MIN = 2  # one pass only from ARGON2_ONE_PASS_MEMORY_KIB_MIN on
+ARGON2_PASSES_MAX = 16
+ARGON2_ONE_PASS_MEMORY_KIB_MIN = 1 * MIB  # 1 GiB
+ARGON2_LANES_MAX = 16
+ARGON2_SALT_BYTES = 16
+
+# --- chosen by us -----------------------------------------------------------------------------
+
+# One structure in MessagePack; bulk tables are fixed rows inside one bin, not arrays of arrays.
+CODEC_BYTES_MAX = 64 * MIB
+CODEC_DEPTH_MAX = 16
+
+BUNDLE_BYTES_TARGET = 1 * MIB  # small pieces are joined until the next would pass this
+PACK_LOOKAHEAD_BYTES = 8 * MIB  # chunks kept waiting, to choose among when a pack fills up
+
+KEYSTORE_FILE_BYTES_MAX = 1 * MIB
+KEYSTORE_WRAPPED_BYTES_MAX = 4 * KIB  # a key service may answer with a long blob
+KEYSTORE_PARAMS_FIELDS_MAX = 16
+KEYSTORE_VAULTS_MAX = 4_096
+KEYSTORE_EXTRAS_MAX = 1_024
+KEYSTORE_EXTRA_NAME_BYTES_MAX = 64
+KEYSTORE_EXTRA_VALUE_BYTES_MAX = 4 * KIB
+KEY_FILE_BYTES_MAX = 4 * KIB
+PASSPHRASE_BYTES_MAX = 4 * KIB
+KIT_ENDPOINTS_MAX = 3
+KIT_ENDPOINT_BYTES_MAX = 256
+KIT_TEXT_CHARS_MAX = 2_000  # a QR code of version 40-L carries 4,296 letters and digits
+OBJECT_BYTES_MAX = 64 * MIB  # what is erasure-coded at once; packs end at 16 MiB
+RECOVER_ATTEMPTS_MAX = 256  # sets of shards tried when checked shards contradict each other
+MALLOC_MMAP_BYTES = 32 * MIB  # the most glibc accepts; see core/process.py
+MALLOC_KEEP_BYTES = 256 * MIB  # freed memory at the top of the heap that stays with the process

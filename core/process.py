@@ -1,0 +1,36 @@
+"""What a Portal process asks of the machine before it works.
+
+glibc gives every freed buffer above 128 KiB back to the kernel and takes fresh zeroed pages for the
+next one; hashing and sealing a stream of 1 MiB buffers then spends half its time in page faults.
+Two thresholds keep such buffers in the process. `scripts/bench malloc` shows what that is worth.
+"""
+
+import ctypes
+import resource
+import sys
+
+from core import limits
+
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+_PR_SET_DUMPABLE = 4
+
+
+def keep_freed_buffers() -> bool:
+    """Let malloc reuse big buffers; False where the C library has no such setting."""
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:  # musl
+        return False
+    # glibc caps the mmap threshold at 32 MiB on 64-bit machines and refuses more.
+    mmap_ok = mallopt(_M_MMAP_THRESHOLD, limits.MALLOC_MMAP_BYTES)
+    trim_ok = mallopt(_M_TRIM_THRESHOLD, limits.MALLOC_KEEP_BYTES)
+    return bool(mmap_ok and trim_ok)
+
+
+def forbid_core_dumps() -> None:
+    """Keep keys out of core files and away from other processes' debuggers."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)

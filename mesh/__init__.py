@@ -1,0 +1,1 @@
+"""Finding, trusting and reaching peers. Nothing is built here yet."""

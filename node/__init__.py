@@ -1,0 +1,1 @@
+"""The process people run, and its doors."""

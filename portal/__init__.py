@@ -1,0 +1,1 @@
+"""The zero-knowledge vault. Nothing is built here yet."""

@@ -1,0 +1,32 @@
+from core.hashing import constant_key
+from core.labels import EnvelopeKind, Label, SignLabel
+
+# Frozen: a line may be added, never changed. A label renamed is every key under it lost.
+FROZEN = """
+audit tickets|cap locator|cap read|cdc gear|chunk key|chunk root|chunk subkeys|content index
+content tag|dedup private|holdings|lease secret|merkle leaf|merkle node|meta aead|meta subkeys
+pack key|pack name|pack padding|pack subkeys|root|root passphrase|share kem seed|shard descriptor
+shard hash|shard name|slot key file|slot os keyring|slot passphrase|slot recovery
+slot systemd credential|smt leaf|smt node|text check|user identity ed25519|vault head cap
+vault master
+"""
+RESERVED = {"cap locator", "cap read"}
+
+
+def test_every_label_is_in_the_frozen_list_and_the_other_way_round():
+    frozen = {name for line in FROZEN.split("\n") for name in line.split("|") if name}
+    assert {label.value for label in Label} == frozen - RESERVED
+
+
+def test_no_two_purposes_share_a_key():
+    assert len({constant_key(label) for label in Label}) == len(Label)
+
+
+def test_a_name_is_used_once_in_the_whole_table():
+    names = [label.value for label in Label] + [label.value for label in SignLabel]
+    assert len(names) == len(set(names))
+    assert len({kind.value for kind in EnvelopeKind}) == len(EnvelopeKind)
+
+
+def test_names_survive_their_length_byte():
+    assert all(len(label.value.encode()) < 256 for label in SignLabel)

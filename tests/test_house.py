@@ -1,0 +1,205 @@
+"""The house rules a program can check. Each failure says what to do instead."""
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ["core", "mesh", "portal", "node", "tui"]
+FILE_LINES_MAX = 600
+FUNCTION_LINES_MAX = 70
+
+# Modules without a test of the same name, and why.
+UNMIRRORED = {
+    "core/limits.py": "numbers; used by every other test",
+    "node/cli/portal_node.py": "has no commands yet; tests/e2e/test_programs.py runs it",
+    "node/cli/warp.py": "has no commands yet; tests/e2e/test_programs.py runs it",
+    "tui/__main__.py": "has no screens yet; tests/e2e/test_programs.py runs it",
+}
+
+# Libraries that have one home each: elsewhere, call that module.
+HOMES = {
+    "blake3": {"core/hashing.py"},
+    "cryptography": {"core/crypto.py"},
+    "hashlib": {"core/phrase.py"},
+    "keyring": {"core/slots.py"},
+    "mnemonic": {"core/phrase.py"},
+    "msgpack": {"core/codec.py"},
+    "nacl": {"core/crypto.py"},
+}
+
+# Calls that are wrong everywhere in the rooms except where named, and what to use.
+BANNED = {
+    "print": ("click.echo in node/cli, an exception or a return value elsewhere", "node/cli/"),
+    "eval": ("nothing", ""),
+    "exec": ("nothing", ""),
+    "os.getenv": ("a parameter; node reads the environment", "node/"),
+    "time.time": ("a `now` that is passed in", "node/"),
+    "time.sleep": ("an event to wait for", ""),
+    "trio.sleep": ("an event to wait for", ""),
+    "os.system": ("subprocess.run with a list", ""),
+}
+
+
+@cache
+def sources(*tops: str) -> list[Path]:
+    return sorted(path for top in tops for path in (ROOT / top).rglob("*.py"))
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def imported(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add((node.module or "").split(".")[0])
+    return found
+
+
+def native_sources() -> list[Path]:
+    return [p for ending in ("*.c", "*.h", "*.cu") for p in (ROOT / "core").rglob(ending)]
+
+
+def test_files_fit_one_sitting():
+    long = {
+        name(path): lines
+        for path in [*sources(*ROOMS, "tests"), *native_sources()]
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > FILE_LINES_MAX
+    }
+    assert not long, f"split these along their subjects: {long}"
+
+
+def test_functions_fit_a_screen():
+    long = [
+        f"{name(path)}:{f.lineno} {f.name}"
+        for path in sources(*ROOMS, "tests")
+        for f in functions(path)
+        if (f.end_lineno or f.lineno) - f.lineno >= FUNCTION_LINES_MAX
+    ]
+    assert not long, f"give the parts names of their own: {long}"
+
+
+def test_every_module_has_its_test_and_every_test_its_module():
+    modules = {name(p) for p in sources(*ROOMS) if p.name != "__init__.py"}
+    expected = {f"tests/{m.rpartition('/')[0]}/test_{m.rpartition('/')[2]}": m for m in modules}
+    tests = {name(p) for room in ROOMS for p in (ROOT / "tests" / room).rglob("test_*.py")}
+    untested = {m for t, m in expected.items() if t not in tests} - set(UNMIRRORED)
+    assert not untested, f"write tests/<room>/test_<module>.py for {untested}"
+    assert not (tests - set(expected)), f"no module of this name: {tests - set(expected)}"
+    stale = {m for m in UNMIRRORED if m not in modules or f"tests/{m}" in tests}
+    assert not stale, f"take these out of UNMIRRORED: {stale}"
+
+
+def test_libraries_stay_at_home():
+    strays = [
+        f"{name(path)} imports {library}; its home is {sorted(homes)}"
+        for path in sources(*ROOMS)
+        for library, homes in HOMES.items()
+        if library in imported(path) and name(path) not in homes
+    ]
+    assert not strays, strays
+
+
+def test_banned_calls_are_not_made():
+    found = []
+    for path in sources(*ROOMS):
+        for node in ast.walk(tree(path)):
+            if not isinstance(node, ast.Call):
+                continue
+            call = ast.unparse(node.func)
+            instead, allowed_in = BANNED.get(call, ("", "-"))
+            if instead and not (allowed_in and name(path).startswith(allowed_in)):
+                found.append(f"{name(path)}:{node.lineno} {call}: use {instead}")
+    assert not found, found
+
+
+def test_hostile_bytes_are_never_asserted():
+    found = [
+        f"{name(path)}:{node.lineno} assert in {f.name}: raise FormatError"
+        for path in sources(*ROOMS)
+        for f in functions(path)
+        if f.name.endswith("_untrusted")
+        for node in ast.walk(f)
+        if isinstance(node, ast.Assert)
+    ]
+    assert not found, found
+
+
+def test_nothing_catches_everything():
+    found = [
+        f"{name(path)}:{node.lineno}"
+        for path in sources(*ROOMS)
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.ExceptHandler)
+        and (node.type is None or ast.unparse(node.type) == "Exception")
+    ]
+    assert not found, f"catch what you can handle: {found}"
+
+
+def test_modules_and_packages_say_what_they_are():
+    silent = [name(p) for p in sources(*ROOMS) if not ast.get_docstring(tree(p))]
+    assert not silent, f"begin with what it holds and what it refuses: {silent}"
+
+
+def test_references_to_the_specifications_lead_somewhere():
+    headings = {
+        room: set(re.findall(r"^#+ (.+)$", (ROOT / room / "SPEC.md").read_text(), re.MULTILINE))
+        for room in ROOMS
+        if (ROOT / room / "SPEC.md").exists()
+    }
+    broken = [
+        f"{name(path)}: {room}/SPEC.md has no section {section!r}"
+        for path in sources(*ROOMS)
+        for room, section in re.findall(
+            r"\((\w+)/SPEC\.md, ([^)]+)\)", ast.get_docstring(tree(path)) or ""
+        )
+        if section.replace("\n", " ") not in headings.get(room, set())
+    ]
+    assert not broken, broken
+
+
+@pytest.mark.parametrize("document", ["README.md", "core/SPEC.md", "CHANGELOG.md"])
+def test_links_in_documents_lead_somewhere(document):
+    path = ROOT / document
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8"))
+    broken = [link for link in links if not (path.parent / link).exists()]
+    assert not broken, f"{document}: {broken}"
+
+
+def test_every_dependency_says_why():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    project = tomllib.loads(text)["project"]
+    extras = project["optional-dependencies"].values()
+    wanted = [*project["dependencies"], *(one for extra in extras for one in extra)]
+    bare = [w for w in wanted if not re.search(rf'"{re.escape(w)}",? +# \w+', text)]
+    assert not bare, f"a reason on its line for {bare}"
+
+
+def test_no_unfinished_marks_are_left():
+    marks = re.compile("TO" + "DO|FIX" + "ME|XX" + "X")
+    found = [
+        name(p)
+        for p in [*sources(*ROOMS, "tests"), *native_sources()]
+        if marks.search(p.read_text(encoding="utf-8"))
+    ]
+    assert not found, f"finish or delete: {found}"

@@ -1,0 +1,1 @@
+"""What people look at; its own process. Nothing is built here yet."""
