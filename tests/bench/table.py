@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-
 _VERDICT = {True: "ok", False: "MISSED", None: ""}
 
 
