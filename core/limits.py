@@ -30,6 +30,7 @@ SHARD_ALIGN_BYTES = 64
 
 # Pieces, chunks and packs. A chunk always fits a pack of 4 MiB, with room for its index rows.
 CHUNK_PLAIN_BYTES_MAX = 4 * MIB - 64 * KIB
+CHUNKER_BYTES_MAX = 16 * MIB  # the largest chunk any chunker makes, in archives
 BUNDLE_PIECES_MAX = 16_384
 PACK_SIZES_BYTES = (256 * KIB, 1 * MIB, 4 * MIB, 16 * MIB)
 PACK_SALT_BYTES = 32
@@ -51,8 +52,8 @@ ARGON2_SALT_BYTES = 16
 CODEC_BYTES_MAX = 64 * MIB
 CODEC_DEPTH_MAX = 16
 
-BUNDLE_BYTES_TARGET = 1 * MIB  # small pieces are joined until the next would pass this
-PACK_LOOKAHEAD_BYTES = 8 * MIB  # chunks kept waiting, to choose among when a pack fills up
+BUNDLE_BYTES_TARGET = 960 * KIB  # small pieces are joined up to here; fits a pack of 1 MiB
+PACK_LOOKAHEAD_BYTES = 4 * MIB  # chunks kept waiting, to choose among when a pack fills up
 
 KEYSTORE_FILE_BYTES_MAX = 1 * MIB
 KEYSTORE_WRAPPED_BYTES_MAX = 4 * KIB  # a key service may answer with a long blob
