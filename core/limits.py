@@ -53,7 +53,14 @@ CODEC_BYTES_MAX = 64 * MIB
 CODEC_DEPTH_MAX = 16
 
 BUNDLE_BYTES_TARGET = 960 * KIB  # small pieces are joined up to here; fits a pack of 1 MiB
+CHUNKER_BATCH_BYTES = 8 * MIB  # read before cutting; twice the largest chunk if that is more
 PACK_LOOKAHEAD_BYTES = 4 * MIB  # chunks kept waiting, to choose among when a pack fills up
+
+READ_BUFFER_BYTES = 8 * MIB  # one read of a large file; its pieces are views of it
+THREAD_HOP_BYTES = 4 * MIB  # what one trip to a worker thread carries, so that the trip is free
+PIPELINE_BYTES_MAX = 96 * MIB  # chunks between `put` and the delivery of their pack
+PIPELINE_QUEUE_CHUNKS_MAX = 16
+PIPELINE_PACKS_MAX = 2  # one being delivered while the next is sealed
 
 KEYSTORE_FILE_BYTES_MAX = 1 * MIB
 KEYSTORE_WRAPPED_BYTES_MAX = 4 * KIB  # a key service may answer with a long blob

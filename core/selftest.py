@@ -6,7 +6,7 @@ are in the tests; this is one answer each, on the machine where it matters.
 
 from collections.abc import Callable
 
-from core import crypto, hashing
+from core import crypto, erasure, hashing
 from core.errors import IntegrityError, PortalError
 from core.labels import Label, SignLabel
 from core.secret import Secret
@@ -92,10 +92,21 @@ def _argon2id() -> bool:
     )
 
 
+def _erasure_code() -> bool:
+    # Two data shards of ones and twos, their parity, and the data again from parity alone.
+    data = bytes([1]) * 64 + bytes([2]) * 64
+    code = erasure.Code(2, 5)
+    shards = erasure.encode(data, code)
+    return [bytes(shard) for shard in shards] == [
+        bytes([n]) * 64 for n in (0x01, 0x02, 0x7B, 0xF5, 0x14)
+    ] and erasure.decode({2: shards[2], 4: shards[4]}, code, len(data)) == data
+
+
 _CHECKS: dict[str, Callable[[], bool]] = {
     "BLAKE3": _blake3,
     "ChaCha20-Poly1305": _chacha20_poly1305,
     "Ed25519": _ed25519,
     "X25519": _x25519,
     "Argon2id": _argon2id,
+    "Reed-Solomon": _erasure_code,
 }

@@ -8,6 +8,7 @@ from tests.bench.table import show
 
 BENCHES = {
     "startup": "how long a command takes before it works",
+    "coding": "Merkle trees and erasure codes, against the bare libraries",
     "malloc": "what keeping freed buffers is worth",
 }
 

@@ -43,3 +43,18 @@ def test_golden_values_of_our_own_contexts(golden):
         assert hashing.constant_key(label).hex() == vectors["constant_keys"][label.value]
     assert hashing.derive(Label.ROOT, b"portal", 64).hex() == vectors["derive root portal 64"]
     assert hashing.digest(Label.ROOT, b"portal").hex() == vectors["digest root portal"]
+
+
+def test_many_short_items_hash_as_they_do_one_by_one():
+    items = [b"", b"x", memoryview(b"yz"), stream(5_000)]
+    assert hashing.digest_each(Label.MERKLE_LEAF, items) == [
+        hashing.digest(Label.MERKLE_LEAF, item) for item in items
+    ]
+    assert hashing.digest_each(Label.MERKLE_LEAF, []) == []
+
+
+def test_a_tag_is_the_hash_of_kind_and_content_however_long():
+    for size in (0, 1, 5_000, 300_000):
+        data = stream(size)
+        expected = hashing.digest(Label.CONTENT_TAG, bytes([7]) + data)
+        assert hashing.tag(7, data) == hashing.tag(7, memoryview(data)) == expected

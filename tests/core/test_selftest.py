@@ -1,11 +1,18 @@
 import pytest
 
-from core import crypto, hashing, selftest
+from core import crypto, erasure, hashing, selftest
 from core.errors import PortalError
 
 
 def test_every_primitive_answers():
-    assert selftest.run() == ["BLAKE3", "ChaCha20-Poly1305", "Ed25519", "X25519", "Argon2id"]
+    assert selftest.run() == [
+        "BLAKE3",
+        "ChaCha20-Poly1305",
+        "Ed25519",
+        "X25519",
+        "Argon2id",
+        "Reed-Solomon",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -16,6 +23,7 @@ def test_every_primitive_answers():
         (crypto, "aead_open", lambda *_: b"accepts anything", "ChaCha20"),
         (crypto, "signature_is_valid", lambda *_: True, "Ed25519"),
         (crypto, "x25519_shared", lambda *_: crypto.Secret(bytes(32)), "X25519"),
+        (erasure, "decode", lambda *_: bytes(128), "Reed-Solomon"),
         (crypto, "argon2id", lambda *_, **__: crypto.Secret(bytes(32)), "Argon2id"),
     ],
 )

@@ -49,4 +49,4 @@ def test_the_checkout_runs_from_anywhere_and_through_a_link(tmp_path):
 def test_self_test_in_a_process_of_its_own():
     done = run(BIN / "portal", "self-test")
     assert done.returncode == 0
-    assert done.stdout.count(" ok\n") == 5
+    assert done.stdout.count(" ok\n") == 6

@@ -19,7 +19,7 @@ def test_self_test(monkeypatch):
     monkeypatch.setattr(process, "forbid_core_dumps", lambda: None)  # would last for this process
     result = CliRunner().invoke(portal, ["self-test"])
     assert result.exit_code == 0
-    assert [line.split()[-1] for line in result.output.splitlines()[:5]] == ["ok"] * 5
+    assert [line.split()[-1] for line in result.output.splitlines()[:6]] == ["ok"] * 6
     report = json.loads(CliRunner().invoke(portal, ["self-test", "--json"]).output)
     assert report["message_type"] == "self_test"
-    assert len(report["passed"]) == 5
+    assert len(report["passed"]) == 6
