@@ -28,9 +28,12 @@ HOMES = {
     "cryptography": {"core/crypto.py"},
     "hashlib": {"core/phrase.py"},
     "keyring": {"core/slots.py"},
+    "lz4": {"core/compress.py"},
     "mnemonic": {"core/phrase.py"},
     "msgpack": {"core/codec.py"},
     "nacl": {"core/crypto.py"},
+    "trio": {"core/pipeline.py"},
+    "zstandard": {"core/compress.py"},
 }
 
 # Calls that are wrong everywhere in the rooms except where named, and what to use.

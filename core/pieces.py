@@ -1,0 +1,132 @@
+"""What is deduplicated and what is sealed (core/SPEC.md, Pieces and chunks).
+
+A piece is a cut of a large file, a whole small file or a metadata object, named by its tag. A chunk
+is what is sealed at once: one large piece, or a bundle of small ones, each keeping its own tag.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum, unique
+from typing import NamedTuple, Self
+
+from core import hashing, limits
+from core.crypto import Buffer
+from core.errors import IntegrityError, NewerFormat
+from core.secret import Secret
+
+
+@unique
+class Kind(IntEnum):
+    """What some content is. It is hashed into the tag and sealed into the frame: kinds never meet.
+
+    A number may be added, never given to something else.
+    """
+
+    CUT = 1
+    SMALL_FILE = 2
+    BUNDLE = 3  # a chunk, never a piece
+    DIRECTORY = 4
+    SNAPSHOT = 5
+    CUT_LIST = 6  # the tags of a file of very many cuts
+
+    @classmethod
+    def read_untrusted(cls, number: int) -> Self:
+        """The kind of this number."""
+        try:
+            return cls(number)
+        except ValueError as e:
+            raise NewerFormat(f"holds content of kind {number}, unknown to this Portal") from e
+
+
+@unique
+class Domain(IntEnum):
+    """Among whom equal content is recognised."""
+
+    PRIVATE = 1  # this vault
+    MESH = 2  # the paired users, by a key they evaluate together
+
+    @classmethod
+    def read_untrusted(cls, number: int) -> Self:
+        """The domain of this number."""
+        try:
+            return cls(number)
+        except ValueError as e:
+            raise NewerFormat(f"sealed in domain {number}, unknown to this Portal") from e
+
+
+class Piece(NamedTuple):
+    """One piece inside a chunk. Pieces lie in order without gaps, so lengths are enough."""
+
+    tag: bytes
+    kind: Kind
+    length: int
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Chunk:
+    """The content to be sealed at once; `pieces` is empty when it is a single piece."""
+
+    kind: Kind
+    tag: bytes
+    data: Buffer
+    pieces: Sequence[Piece] = ()
+
+    @classmethod
+    def of_piece(cls, kind: Kind, data: Buffer, tag: bytes | None = None) -> Self:
+        """A chunk of one piece; `tag` when it is known already."""
+        return cls(kind, tag or hashing.tag(kind, data), data)
+
+    @classmethod
+    def of_bundle(cls, data: Buffer, pieces: Sequence[Piece]) -> Self:
+        """A chunk of several pieces, whose contents are joined in `data`."""
+        assert sum(piece.length for piece in pieces) == len(data)
+        return cls(Kind.BUNDLE, hashing.tag(Kind.BUNDLE, data), data, pieces)
+
+
+def check_tag_untrusted(kind: int, tag: bytes, data: Buffer) -> None:
+    """Pass if this is the content of that name; the last check before bytes are handed out."""
+    if hashing.tag(kind, data) != tag:
+        raise IntegrityError("content does not match its tag")
+
+
+def index_key(index_secret: Secret, kind: Kind, domain: Domain, epoch: int, tag: bytes) -> bytes:
+    """What a piece is called in the local index: KH(K_idx, kind || domain || u32 epoch || tag)."""
+    material = bytes((kind, domain)) + epoch.to_bytes(4) + tag
+    return hashing.keyed(index_secret.reveal(), material)
+
+
+class Bundler:
+    """Joins small pieces, in the order they come, into chunks of about 1 MiB."""
+
+    def __init__(self, bytes_target: int = limits.BUNDLE_BYTES_TARGET) -> None:
+        self._bytes_target = bytes_target
+        self._parts: list[Buffer] = []
+        self._pieces: list[Piece] = []
+        self._bytes = 0
+
+    def fits(self, size: int) -> bool:
+        """Whether a piece of this size may still be added; an empty bundle takes any."""
+        if not self._pieces:
+            return True
+        has_room = self._bytes + size <= self._bytes_target
+        return has_room and len(self._pieces) < limits.BUNDLE_PIECES_MAX
+
+    def add(self, kind: Kind, data: Buffer, tag: bytes | None = None) -> Piece:
+        """Put a piece in; the caller has asked `fits` and taken the bundle when it was full."""
+        assert kind is not Kind.BUNDLE
+        assert self.fits(len(data))
+        piece = Piece(tag or hashing.tag(kind, data), kind, len(data))
+        self._parts.append(data)
+        self._pieces.append(piece)
+        self._bytes += piece.length
+        return piece
+
+    def take(self) -> Chunk | None:
+        """What was gathered, and begin anew; a single piece goes as a chunk of its own."""
+        pieces, parts = self._pieces, self._parts
+        self._pieces, self._parts, self._bytes = [], [], 0
+        if not pieces:
+            return None
+        if len(pieces) == 1:
+            return Chunk(pieces[0].kind, pieces[0].tag, parts[0])
+        return Chunk.of_bundle(b"".join(parts), tuple(pieces))
