@@ -9,21 +9,14 @@ Nothing depends on two machines compressing alike: the seal covers the bytes as 
 
 import struct
 import threading
-from collections import Counter
 from enum import Enum, IntEnum, unique
-from math import log2
 
 import lz4.block  # type: ignore[import-untyped]  # the package ships no types
 import zstandard
 
-from core import limits
+from core import limits, native
 from core.crypto import Buffer
 from core.errors import FormatError, LimitExceeded, NewerFormat
-
-_STRIPS = 16
-_STRIP_BYTES = 256
-_SAMPLE_BYTES = _STRIPS * _STRIP_BYTES
-_N_LOG_N = [0.0] + [n * log2(n) for n in range(1, _SAMPLE_BYTES + 1)]
 
 # Thousandths of a bit per byte. Random bytes give about 7,955 in a sample of this size.
 _STORE_ABOVE_MBITS = 7_900
@@ -61,6 +54,7 @@ class Mode(Enum):
     FAST = "fast"  # LZ4 where a sample says that little can be gained
     AUTO = "auto"  # zstd everywhere, except for what is compressed already
     SMALLEST = "smallest"  # zstd at a high level, always tried
+    LZ4 = "lz4"  # LZ4, always tried: it gives up on dense data by itself, quickly
 
 
 class _PerThread(threading.local):
@@ -77,12 +71,7 @@ _contexts = _PerThread()
 
 def sample_entropy_mbits(data: Buffer) -> int:
     """Entropy of the bytes in a sample of the data, in thousandths of a bit per byte."""
-    sample = _sample(data)
-    size = len(sample)
-    if not size:
-        return 0
-    repeats = sum(map(_N_LOG_N.__getitem__, Counter(sample).values()))
-    return round(1000 * (log2(size) - repeats / size))
+    return native.kernel().entropy_mbits(data)
 
 
 def compress(data: Buffer, mode: Mode = Mode.AUTO, *, blocks: bool = False) -> tuple[Codec, Buffer]:
@@ -118,21 +107,14 @@ def decompress_untrusted(data: Buffer, codec: int, plain_len: int) -> Buffer:
     raise NewerFormat(f"compressed with codec {codec}, which this Portal does not know")
 
 
-def _sample(data: Buffer) -> bytes:
-    """Sixteen strips of 256 bytes at equal distances, from the first byte on; short data whole."""
-    if len(data) <= _SAMPLE_BYTES:
-        return bytes(data)
-    view = memoryview(data)
-    step = (len(view) - _STRIP_BYTES) // (_STRIPS - 1)
-    return b"".join([view[i * step :][:_STRIP_BYTES] for i in range(_STRIPS)])
-
-
 def _level(data: Buffer, mode: Mode) -> int:
     """A zstd level, or one of the two ways not to use zstd."""
     if mode is Mode.OFF or len(data) < _TRY_BYTES_MIN:
         return _STORE
     if mode is Mode.SMALLEST:
         return _LEVEL_SMALLEST
+    if mode is Mode.LZ4:
+        return _LZ4
     entropy_mbits = sample_entropy_mbits(data)
     if entropy_mbits > _STORE_ABOVE_MBITS:
         return _STORE

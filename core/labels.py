@@ -50,6 +50,22 @@ class Label(Enum):
     SMT_NODE = "smt node"
     HOLDINGS = "holdings"
 
+    # archives
+    ARCHIVE_KEY = "archive key"
+    ARCHIVE_SUBKEYS = "archive subkeys"
+    ARCHIVE_CHUNK = "archive chunk"
+    ARCHIVE_PASSPHRASE = "archive passphrase"
+    ARCHIVE_KEY_FILE = "archive key file"
+    ARCHIVE_VAULT = "archive vault"
+    ARCHIVE_HEADER = "archive header"
+    ARCHIVE_INDEX = "archive index"
+    ARCHIVE_ENTRY = "archive entry"
+    ARCHIVE_JOURNAL = "archive journal"
+
+    # streams
+    STREAM_SUBKEYS = "stream subkeys"
+    STREAM_EPOCH = "stream epoch"
+
     # the keystore and texts people copy
     SLOT_KEY_FILE = "slot key file"
     SLOT_PASSPHRASE = "slot passphrase"
@@ -72,3 +88,4 @@ class EnvelopeKind(Enum):
 
     KEYSTORE_PAYLOAD = 0x10
     KEY_SLOT = 0x11
+    ARCHIVE_JOURNAL = 0x12

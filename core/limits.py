@@ -46,6 +46,27 @@ ARGON2_ONE_PASS_MEMORY_KIB_MIN = 1 * MIB  # 1 GiB
 ARGON2_LANES_MAX = 16
 ARGON2_SALT_BYTES = 16
 
+ARCHIVE_CHUNK_BYTES_MAX = 16 * MIB
+ARCHIVE_SALT_BYTES = 32
+ARCHIVE_CHUNKS_MAX = 1 << 32
+
+# Streams: a frame's key serves so many frames and bytes, then both ends derive the next one.
+STREAM_CHUNK_SIZES_BYTES = (64 * KIB, 256 * KIB, 1 * MIB)
+STREAM_EPOCH_FRAMES_MAX = 1 << 20
+STREAM_EPOCH_BYTES_MAX = 64 * GIB
+STREAM_FRAMES_MAX = 1 << 48  # far below the wrap of the counter in the nonce
+
+# Trees of files: what an entry may hold. A name is as long as 255 characters of UTF-8 get.
+PATH_BYTES_MAX = 1 * MIB
+PATH_DEPTH_MAX = 4_096
+NAME_BYTES_MAX = 1_020
+LINK_TARGET_BYTES_MAX = 4_095  # PATH_MAX of Linux, without its NUL
+OWNER_NAME_BYTES_MAX = 256
+XATTR_NAME_BYTES_MAX = 255
+XATTR_VALUE_BYTES_MAX = 64 * KIB
+XATTRS_MAX = 4_096
+XATTRS_BYTES_MAX = 1 * MIB  # all names and values of one entry
+
 # --- chosen by us -----------------------------------------------------------------------------
 
 # One structure in MessagePack; bulk tables are fixed rows inside one bin, not arrays of arrays.
@@ -53,8 +74,14 @@ CODEC_BYTES_MAX = 64 * MIB
 CODEC_DEPTH_MAX = 16
 
 BUNDLE_BYTES_TARGET = 960 * KIB  # small pieces are joined up to here; fits a pack of 1 MiB
-CHUNKER_BATCH_BYTES = 8 * MIB  # read before cutting; twice the largest chunk if that is more
 PACK_LOOKAHEAD_BYTES = 4 * MIB  # chunks kept waiting, to choose among when a pack fills up
+
+ARCHIVE_BUNDLE_BYTES_TARGET = 4 * MIB
+ARCHIVE_INDEX_BYTES_MAX = 1 * GIB  # 19 million chunks, some 70 TB of content
+ARCHIVE_SEGMENT_ENTRIES_MAX = 65_536  # of the file table at once
+ARCHIVE_SEGMENT_BYTES_TARGET = 4 * MIB
+
+STREAM_BUFFERS = 3  # of `warp stream`: one is filled, one sealed, one written
 
 READ_BUFFER_BYTES = 8 * MIB  # one read of a large file; its pieces are views of it
 THREAD_HOP_BYTES = 4 * MIB  # what one trip to a worker thread carries, so that the trip is free
@@ -78,3 +105,9 @@ OBJECT_BYTES_MAX = 64 * MIB  # what is erasure-coded at once; packs end at 16 Mi
 RECOVER_ATTEMPTS_MAX = 256  # sets of shards tried when checked shards contradict each other
 MALLOC_MMAP_BYTES = 32 * MIB  # the most glibc accepts; see core/process.py
 MALLOC_KEEP_BYTES = 256 * MIB  # freed memory at the top of the heap that stays with the process
+TREE_OPEN_DIRECTORIES_MAX = 64  # file descriptors a walk or a restore holds
+TREE_WALK_BATCH_ENTRIES = 512  # looked at before the first of them is handed out
+TREE_OWNERS_CACHED_MAX = 16_384
+TREE_SMALL_FILE_BYTES_MAX = 16 * MIB  # what `read_small` takes into memory
+TREE_HOLE_BYTES_MIN = 64 * KIB  # smaller holes are read as the zeros they are
+TREE_EXTENTS_MAX = 65_536  # of one sparse file; what follows is read as one

@@ -49,7 +49,7 @@ class Tree:
         return cls(digest_each(Label.MERKLE_LEAF, blocks))
 
     @classmethod
-    def over_items(cls, label: Label, items: Iterable[bytes]) -> Self:
+    def over_items(cls, label: Label, items: Iterable[bytes | memoryview]) -> Self:
         """The tree over short items, each hashed under its own label."""
         return cls(digest_each(label, items))
 

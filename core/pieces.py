@@ -28,6 +28,7 @@ class Kind(IntEnum):
     DIRECTORY = 4
     SNAPSHOT = 5
     CUT_LIST = 6  # the tags of a file of very many cuts
+    FILE_TABLE = 7  # a part of an archive's table of files
 
     @classmethod
     def read_untrusted(cls, number: int) -> Self:

@@ -34,7 +34,8 @@ SUBKEYS_BYTES = 3 * limits.KEY_BYTES
 _CHUNK_PURPOSE = b"portal chunk 2"
 _FRAME_VERSION = 2
 _FRAME_HEAD = struct.Struct(">BBBBII")
-CHUNK_OVERHEAD_BYTES = SEAL_BYTES + _FRAME_HEAD.size
+FRAME_HEAD_BYTES = _FRAME_HEAD.size
+CHUNK_OVERHEAD_BYTES = SEAL_BYTES + FRAME_HEAD_BYTES
 
 
 # --- the seal -------------------------------------------------------------------------------------
@@ -120,6 +121,11 @@ class Frame:
         """What it takes on disk."""
         return CHUNK_OVERHEAD_BYTES + len(self.data)
 
+    def head(self) -> bytes:
+        """What stands before the data, sealed or not."""
+        numbers = (self.codec, self.kind, 0, self.plain_len, len(self.data))
+        return _FRAME_HEAD.pack(_FRAME_VERSION, *numbers)
+
 
 @dataclass(frozen=True, slots=True)
 class ChunkSeal:
@@ -160,10 +166,7 @@ def seal_chunk_into(out: memoryview, frame: Frame, seal: ChunkSeal) -> None:
     assert len(out) == frame.sealed_len or (
         seal.domain is Domain.MESH and len(out) > frame.sealed_len
     )
-    head = _FRAME_HEAD.pack(
-        _FRAME_VERSION, frame.codec, frame.kind, 0, frame.plain_len, len(frame.data)
-    )
-    seal_into(out, seal.keys, seal.purpose(frame.kind), (head, frame.data))
+    seal_into(out, seal.keys, seal.purpose(frame.kind), (frame.head(), frame.data))
 
 
 def open_chunk_untrusted(
@@ -176,7 +179,21 @@ def open_chunk_untrusted(
 ) -> memoryview:
     """The content of that kind and tag: every check there is has passed when it is returned."""
     frame = unseal_untrusted(sealed, seal.keys, seal.purpose(kind))
-    codec, plain_len, data = _parse_frame_untrusted(frame, kind, seal.domain)
+    return open_frame_untrusted(
+        frame, kind, tag, domain=seal.domain, plain_bytes_max=plain_bytes_max
+    )
+
+
+def open_frame_untrusted(
+    frame: Buffer,
+    kind: Kind,
+    tag: bytes,
+    *,
+    domain: Domain = Domain.PRIVATE,
+    plain_bytes_max: int = limits.CHUNK_PLAIN_BYTES_MAX,
+) -> memoryview:
+    """The content of a frame of that kind and tag, unsealed already or never sealed."""
+    codec, plain_len, data = _parse_frame_untrusted(frame, kind, domain)
     if plain_len > plain_bytes_max:
         raise LimitExceeded(f"a chunk of {plain_len} bytes where {plain_bytes_max} are allowed")
     plain = decompress_untrusted(data, codec, plain_len)
@@ -190,7 +207,7 @@ def _chunk_subkeys(chunk_key: Secret, salt: bytes) -> SealKeys:
 
 
 def _parse_frame_untrusted(
-    frame: bytes, kind_expected: Kind, domain: Domain
+    frame: Buffer, kind_expected: Kind, domain: Domain
 ) -> tuple[int, int, memoryview]:
     if len(frame) < _FRAME_HEAD.size:
         raise FormatError("a frame is cut short")

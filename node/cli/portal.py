@@ -19,18 +19,22 @@ def portal() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
 def self_test(*, as_json: bool) -> None:
     """Ask every cryptographic primitive a question with a known answer."""
-    from core import process, selftest
+    from core import native, process, selftest
 
     process.forbid_core_dumps()
     reuses_buffers = process.keep_freed_buffers()
     passed = selftest.run()
+    kernel = native.kernel()
     if as_json:
-        report = {"v": 1, "message_type": "self_test", "passed": passed}
+        report = {"v": 1, "message_type": "self_test", "passed": passed, "kernel": kernel.name}
         click.echo(json.dumps(report | {"malloc_tuned": reuses_buffers}))
         return
     for name in passed:
         click.echo(f"{name:<20} ok")
     click.echo(f"{'malloc tuning':<20} {'on' if reuses_buffers else 'not available here'}")
+    click.echo(f"{'kernel':<20} {kernel.name}")
+    if kernel.warning:
+        click.echo(f"portal: {kernel.warning}", err=True)
 
 
 def main() -> NoReturn:

@@ -1,5 +1,4 @@
 import contextlib
-import itertools
 import random
 import struct
 import subprocess
@@ -74,21 +73,6 @@ def test_entropy_of_known_distributions():
     assert sample_entropy_mbits(memoryview(TEXT)) == sample_entropy_mbits(TEXT)
 
 
-@pytest.mark.parametrize("size", [4_096, 4_097, 4_352, 100_000, 1_000_003])
-def test_the_sample_is_spread_over_everything(size):
-    data = struct.pack(f">{size // 4 + 1}I", *range(size // 4 + 1))[:size]
-    sample = compress._sample(memoryview(data))
-    places = [data.index(sample[n : n + 256]) for n in range(0, 4_096, 256)]
-    assert places[0] == 0
-    assert size - 256 - 15 < places[-1] <= size - 256
-    assert len({b - a for a, b in itertools.pairwise(places)}) == 1
-
-
-@pytest.mark.parametrize("size", [0, 1, 4_095])
-def test_short_data_are_their_own_sample(size):
-    assert compress._sample(NOISE[:size]) == NOISE[:size]
-
-
 def test_a_quiet_beginning_does_not_hide_what_follows():
     assert sample_entropy_mbits(bytes(4_096) + NOISE) > 7_000
 
@@ -103,6 +87,9 @@ def test_a_quiet_beginning_does_not_hide_what_follows():
         (Mode.AUTO, TEXT, Codec.ZSTD),
         (Mode.FAST, TEXT, Codec.ZSTD),
         (Mode.OFF, TEXT, Codec.RAW),
+        (Mode.LZ4, TEXT, Codec.LZ4),
+        (Mode.LZ4, NOISE, Codec.RAW),
+        (Mode.LZ4, NOISE[:30_000] * 3, Codec.LZ4),
         (Mode.SMALLEST, NOISE[:70_000] * 3, Codec.ZSTD),
         (Mode.AUTO, NOISE[:70_000] * 3, Codec.RAW),  # the price of not trying
     ],

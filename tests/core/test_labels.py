@@ -3,11 +3,14 @@ from core.labels import EnvelopeKind, Label, SignLabel
 
 # Frozen: a line may be added, never changed. A label renamed is every key under it lost.
 FROZEN = """
+archive chunk|archive entry|archive header|archive index|archive journal|archive key
+archive key file|archive passphrase|archive subkeys|archive vault
 audit tickets|cap locator|cap read|cdc gear|chunk key|chunk root|chunk subkeys|content index
 content tag|dedup private|holdings|lease secret|merkle leaf|merkle node|meta aead|meta subkeys
 pack key|pack name|pack padding|pack subkeys|root|root passphrase|share kem seed|shard descriptor
 shard hash|shard name|slot key file|slot os keyring|slot passphrase|slot recovery
-slot systemd credential|smt leaf|smt node|text check|user identity ed25519|vault head cap
+slot systemd credential|smt leaf|smt node|stream epoch|stream subkeys|text check
+user identity ed25519|vault head cap
 vault master
 """
 RESERVED = {"cap locator", "cap read"}

@@ -2,7 +2,7 @@ import json
 
 from click.testing import CliRunner
 
-from core import VERSION
+from core import VERSION, native
 from node.cli.portal import portal
 
 
@@ -22,4 +22,5 @@ def test_self_test(monkeypatch):
     assert [line.split()[-1] for line in result.output.splitlines()[:6]] == ["ok"] * 6
     report = json.loads(CliRunner().invoke(portal, ["self-test", "--json"]).output)
     assert report["message_type"] == "self_test"
+    assert report["kernel"] in native.NAMES
     assert len(report["passed"]) == 6
