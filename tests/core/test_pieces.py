@@ -32,11 +32,12 @@ def test_kinds_and_domains_are_frozen():
         "DIRECTORY": 4,
         "SNAPSHOT": 5,
         "CUT_LIST": 6,
+        "FILE_TABLE": 7,
     }
     assert {domain.name: domain.value for domain in Domain} == {"PRIVATE": 1, "MESH": 2}
 
 
-@pytest.mark.parametrize("number", [0, 7, 255])
+@pytest.mark.parametrize("number", [0, 8, 255])
 def test_what_is_not_known_is_of_a_newer_portal(number):
     with pytest.raises(NewerFormat):
         Kind.read_untrusted(number)
