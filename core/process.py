@@ -2,7 +2,7 @@
 
 glibc gives every freed buffer above 128 KiB back to the kernel and takes fresh zeroed pages for the
 next one; hashing and sealing a stream of 1 MiB buffers then spends half its time in page faults.
-Two thresholds keep such buffers in the process. `scripts/bench malloc` shows what that is worth.
+Two thresholds and a single arena keep such buffers in the process, once. `scripts/bench malloc` shows what that is worth.
 """
 
 import ctypes
@@ -13,6 +13,7 @@ from core import limits
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 _PR_SET_DUMPABLE = 4
 
 
@@ -26,7 +27,9 @@ def keep_freed_buffers() -> bool:
     # glibc caps the mmap threshold at 32 MiB on 64-bit machines and refuses more.
     mmap_ok = mallopt(_M_MMAP_THRESHOLD, limits.MALLOC_MMAP_BYTES)
     trim_ok = mallopt(_M_TRIM_THRESHOLD, limits.MALLOC_KEEP_BYTES)
-    return bool(mmap_ok and trim_ok)
+    # One arena: each would keep freed memory of its own, and so few large buffers do not compete.
+    arena_ok = mallopt(_M_ARENA_MAX, 1)
+    return bool(mmap_ok and trim_ok and arena_ok)
 
 
 def forbid_core_dumps() -> None:

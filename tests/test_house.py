@@ -18,7 +18,7 @@ FUNCTION_LINES_MAX = 70
 UNMIRRORED = {
     "core/limits.py": "numbers; used by every other test",
     "node/cli/portal_node.py": "has no commands yet; tests/e2e/test_programs.py runs it",
-    "node/cli/warp.py": "has no commands yet; tests/e2e/test_programs.py runs it",
+    "node/cli/warp.py": "only gathers its commands; tests/e2e/test_programs.py runs it",
     "tui/__main__.py": "has no screens yet; tests/e2e/test_programs.py runs it",
 }
 

@@ -23,7 +23,8 @@ def run(command: click.Command, program: str) -> NoReturn:
     """Run a click command and leave the process with its exit code."""
     try:
         code = _invoke(command, program)
-        sys.stdout.flush()
+        if sys.stdout:  # None when the caller closed it
+            sys.stdout.flush()
     except BrokenPipeError:
         # The interpreter would flush stdout once more and complain: give it somewhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

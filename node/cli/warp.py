@@ -1,4 +1,4 @@
-"""`warp`: reserved name; it has no commands yet and says so."""
+"""`warp`: move and pack data. Every command imports its heavy parts when it runs."""
 
 from typing import NoReturn
 
@@ -6,17 +6,22 @@ import click
 
 from core import VERSION
 from node.cli import run
+from node.cli.warp_stream import stream
 
 
-@click.group(
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="This version has no commands here yet.",
-)
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(VERSION, "-V", "--version", message="warp %(version)s")
 def warp() -> None:
     """Move and pack data: archives, streams, transfers."""
 
 
+warp.add_command(stream)
+
+
 def main() -> NoReturn:
     """Entry point of the console script."""
     run.run(warp, "warp")
+
+
+if __name__ == "__main__":
+    main()
