@@ -1,0 +1,143 @@
+"""Every entry of a tree, in an order that depends on nothing but names.
+
+Names are sorted as bytes, a directory stands directly before what it holds. What cannot be read is
+reported and the walk goes on; what is excluded is not looked into.
+"""
+
+# ruff: noqa: PTH208 - it lists a descriptor
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+
+from core import limits
+from core.errors import LimitExceeded
+from core.tree.entry import TYPE_OF_FORMAT, Entry, Skipped, entry_of
+from core.tree.source import Source
+
+Exclude = Callable[[bytes, bool], bool]  # (path, is it a directory) -> leave it out
+
+
+def nothing(_path: bytes, _is_directory: bool) -> bool:  # noqa: FBT001 - it is an Exclude
+    """Exclude nothing."""
+    return False
+
+
+def walk(
+    source: Source, *, exclude: Exclude = nothing, one_file_system: bool = False
+) -> Iterator[Entry]:
+    """The entries of all roots, without their attributes (see `content.read_xattrs`).
+
+    The roots themselves are never excluded. With `one_file_system`, the directory that something
+    is mounted on is given, its content not. Attributes cost a call per file and are only needed
+    for entries that changed, so they are asked for separately.
+    """
+    for top in source.tops():
+        entry = _look_at_top(source, top)
+        if entry is None:
+            continue
+        if top:
+            yield entry
+        if top in source.roots and entry.is_directory:
+            yield from _walk_below(source, entry, exclude, one_file_system=one_file_system)
+
+
+def _look_at_top(source: Source, path: bytes) -> Entry | None:
+    try:
+        holder, name = source.place(path)
+    except OSError as e:
+        source.report(path, e)
+        return None
+    return _look(source, holder, name, path, nothing)
+
+
+def _walk_below(
+    source: Source, top: Entry, exclude: Exclude, *, one_file_system: bool
+) -> Iterator[Entry]:
+    levels = [_children(source, top.path, exclude)]
+    depth_above = top.path.count(b"/") + 1 if top.path else 0
+    while levels:
+        for entry in levels[-1]:
+            yield entry
+            if not entry.is_directory or (one_file_system and entry.dev != top.dev):
+                continue
+            if depth_above + len(levels) >= limits.PATH_DEPTH_MAX:
+                source.report(entry.path, LimitExceeded("is nested too deeply to look into"))
+                continue
+            levels.append(_children(source, entry.path, exclude))
+            break
+        else:
+            levels.pop()
+
+
+def _children(source: Source, path: bytes, exclude: Exclude) -> Iterator[Entry]:
+    """The entries of one directory, looked at in batches while its descriptor is sure to be open.
+
+    Names come first and all at once, for their order; entries are ten times as large.
+    """
+    try:
+        names = sorted(map(os.fsencode, os.listdir(source.open(path))))
+        prefix = path + b"/" if path else b""
+        for start in range(0, len(names), limits.TREE_WALK_BATCH_ENTRIES):
+            holder = source.open(path)
+            batch = []
+            for name in names[start : start + limits.TREE_WALK_BATCH_ENTRIES]:
+                entry = _look(source, holder, name, prefix + name, exclude)
+                if entry is not None:
+                    batch.append(entry)
+            yield from batch
+    except OSError as e:
+        source.report(path, e)
+
+
+def _look(source: Source, holder: int, name: bytes, path: bytes, exclude: Exclude) -> Entry | None:
+    """The entry of one name, or nothing if it is left out, gone or of no use."""
+    try:
+        found = os.stat(name, dir_fd=holder, follow_symlinks=False)
+        kind = stat.S_IFMT(found.st_mode)
+        if exclude(path, kind == stat.S_IFDIR):
+            return None
+        target = os.readlink(name, dir_fd=holder) if kind == stat.S_IFLNK else b""
+    except OSError as e:
+        # A file system that refuses to be looked at may be excluded for that very reason.
+        if not (exclude(path, True) or exclude(path, False)):
+            source.report(path, e)
+        return None
+    if kind not in TYPE_OF_FORMAT:
+        source.report(path, Skipped("a socket; it belongs to a running program"))
+        return None
+    if len(path) > limits.PATH_BYTES_MAX:
+        source.report(path, LimitExceeded(f"a path of {len(path)} bytes"))
+        return None
+    return entry_of(path, found, target)
+
+
+class LinkGroups:
+    """Remembers the first name of every file that has several.
+
+    Length and time belong to the identity: a number of a deleted file may be given to a new one
+    while the walk goes on, and losing a link is better than losing a content.
+    """
+
+    def __init__(self) -> None:
+        self._first: dict[tuple[int, ...], tuple[bytes, int]] = {}
+
+    def first_of(self, entry: Entry) -> bytes | None:
+        """The path under which this same file came before; nothing if this is the first."""
+        if entry.hard_link is None:
+            return None
+        key = self._key(entry)
+        first, to_come = self._first.get(key, (b"", entry.nlink))
+        if to_come > 1:
+            self._first[key] = (first or entry.path, to_come - 1)
+        else:
+            del self._first[key]  # all names have been seen
+        return first or None
+
+    def forget(self, entry: Entry) -> None:
+        """Its first name could not be kept after all: the next one is to be the first."""
+        self._first.pop(self._key(entry), None)
+
+    @staticmethod
+    def _key(entry: Entry) -> tuple[int, ...]:
+        return entry.dev, entry.ino, entry.size, entry.mtime_ns
