@@ -54,6 +54,7 @@ class Mode(Enum):
     FAST = "fast"  # LZ4 where a sample says that little can be gained
     AUTO = "auto"  # zstd everywhere, except for what is compressed already
     SMALLEST = "smallest"  # zstd at a high level, always tried
+    ZSTD = "zstd"  # zstd, always tried
     LZ4 = "lz4"  # LZ4, always tried: it gives up on dense data by itself, quickly
 
 
@@ -107,14 +108,20 @@ def decompress_untrusted(data: Buffer, codec: int, plain_len: int) -> Buffer:
     raise NewerFormat(f"compressed with codec {codec}, which this Portal does not know")
 
 
+_ALWAYS = {
+    Mode.OFF: _STORE,
+    Mode.LZ4: _LZ4,
+    Mode.ZSTD: _LEVEL,
+    Mode.SMALLEST: _LEVEL_SMALLEST,
+}
+
+
 def _level(data: Buffer, mode: Mode) -> int:
     """A zstd level, or one of the two ways not to use zstd."""
-    if mode is Mode.OFF or len(data) < _TRY_BYTES_MIN:
+    if len(data) < _TRY_BYTES_MIN:
         return _STORE
-    if mode is Mode.SMALLEST:
-        return _LEVEL_SMALLEST
-    if mode is Mode.LZ4:
-        return _LZ4
+    if mode in _ALWAYS:
+        return _ALWAYS[mode]
     entropy_mbits = sample_entropy_mbits(data)
     if entropy_mbits > _STORE_ABOVE_MBITS:
         return _STORE

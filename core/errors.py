@@ -28,7 +28,7 @@ class PortalError(Exception):
     def __init__(
         self, what: str | None = None, *, where: str | None = None, hint: str | None = None
     ) -> None:
-        self.what = what or (type(self).__doc__ or "").splitlines()[0].rstrip(".")
+        self.what = what or (type(self).__doc__ or "").partition("\n")[0].rstrip(".")
         self.where = where
         self.hint = hint
         super().__init__(self.what)

@@ -16,6 +16,7 @@ from core.labels import Label
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford: no i, l, o, u
 _VALUES = {c: n for n, c in enumerate(_ALPHABET)} | {"i": 1, "l": 1, "o": 0}
+_VALUES |= {c.upper(): n for c, n in _VALUES.items()}  # lower() knows more of K than ASCII does
 _VERSION = 1
 _CHECK_BYTES = 3
 _GROUP = 7
@@ -30,18 +31,21 @@ def to_base32(data: bytes) -> str:
     return "".join(_ALPHABET[number >> (5 * i) & 31] for i in reversed(range(length)))
 
 
-def from_base32_untrusted(text: str) -> bytes:
-    """The bytes of Crockford base32; hyphens, blanks and case do not matter, spare bits do."""
-    plain = "".join(text.split()).replace("-", "").lower()
+def from_base32_untrusted(text: str, name: str = "this text") -> bytes:
+    """The bytes of Crockford base32; hyphens, blanks and case do not matter, spare bits do.
+
+    `name` says in errors what is being read. The caller bounds the length.
+    """
+    plain = "".join(text.split()).replace("-", "")
     number = 0
     for c in plain:
         value = _VALUES.get(c)
         if value is None:
-            raise FormatError("holds a character that is not used in such text")
+            raise FormatError(f"{name} holds a character that is not used in such text")
         number = number << 5 | value
     size, spare = divmod(len(plain) * 5, 8)
     if spare >= 5 or number & ((1 << spare) - 1):
-        raise FormatError("is cut short or mistyped")
+        raise FormatError(f"{name} is cut short or mistyped")
     return (number >> spare).to_bytes(size)
 
 
@@ -70,7 +74,7 @@ class Id(bytes):
         """An id as a person typed it."""
         if len(text) > _TEXT_CHARS_MAX:
             raise FormatError(f"too long for a {cls.KIND} id")
-        data = from_base32_untrusted(text)
+        data = from_base32_untrusted(text, f"this {cls.KIND} id")
         if len(data) != 1 + cls.SIZE + _CHECK_BYTES or data[0] != _VERSION:
             raise FormatError(f"not a {cls.KIND} id")
         value = data[1:-_CHECK_BYTES]

@@ -14,7 +14,7 @@ from typing import Self
 
 from core import limits
 from core.crypto import Entropy, SigningKey, argon2id, system_entropy, x25519_public
-from core.errors import LimitExceeded
+from core.errors import FormatError, LimitExceeded
 from core.hashing import derive, digest
 from core.ids import NodeId, UserId, VaultId
 from core.labels import Label
@@ -129,7 +129,10 @@ class DeviceKeys:
 
 def normalised(passphrase: Secret) -> Secret:
     """NFKD, so that a passphrase typed on another keyboard gives the same bytes."""
-    text = passphrase.reveal().decode()
-    if len(text) > limits.PASSPHRASE_BYTES_MAX:
-        raise LimitExceeded(f"a passphrase may have {limits.PASSPHRASE_BYTES_MAX} bytes")
+    if len(passphrase) > limits.PASSPHRASE_BYTES_MAX:
+        raise LimitExceeded(f"a passphrase has at most {limits.PASSPHRASE_BYTES_MAX} bytes")
+    try:
+        text = passphrase.reveal().decode()
+    except UnicodeDecodeError:  # it holds the passphrase: not a word of it goes on
+        raise FormatError("the passphrase is not UTF-8 text") from None
     return Secret(unicodedata.normalize("NFKD", text).encode())

@@ -132,6 +132,9 @@ class Keystore:
         data = header + envelope.seal(self._dek, kind, plain, aad=header, entropy=entropy)
         if len(data) > limits.KEYSTORE_FILE_BYTES_MAX:
             raise KeystoreError("the keystore would grow beyond its limit")
+        # What a reader would refuse never replaces a file that can be read.
+        _split_untrusted(data)
+        _contents_untrusted(codec.decode_untrusted(plain))
         return data
 
     def add_slot(self, provider: Provider, entropy: Entropy = system_entropy) -> Slot:

@@ -86,6 +86,7 @@ STREAM_BUFFERS = 3  # of `warp stream`: one is filled, one sealed, one written
 READ_BUFFER_BYTES = 8 * MIB  # one read of a large file; its pieces are views of it
 THREAD_HOP_BYTES = 4 * MIB  # what one trip to a worker thread carries, so that the trip is free
 PIPELINE_BYTES_MAX = 64 * MIB  # chunks between `put` and the delivery of their pack
+PIPELINE_ITEMS_MAX = 1_024  # in flight, however small they are
 PIPELINE_QUEUE_CHUNKS_MAX = 16
 PIPELINE_PACKS_MAX = 2  # one being delivered while the next is sealed
 
@@ -104,7 +105,7 @@ KIT_TEXT_CHARS_MAX = 2_000  # a QR code of version 40-L carries 4,296 letters an
 OBJECT_BYTES_MAX = 64 * MIB  # what is erasure-coded at once; packs end at 16 MiB
 RECOVER_ATTEMPTS_MAX = 256  # sets of shards tried when checked shards contradict each other
 MALLOC_MMAP_BYTES = 32 * MIB  # the most glibc accepts; see core/process.py
-MALLOC_KEEP_BYTES = 64 * MIB  # freed memory at the top of the heap that stays with the process
+MALLOC_KEEP_BYTES = 128 * MIB  # freed memory at the top of the heap that stays with the process
 TREE_OPEN_DIRECTORIES_MAX = 64  # file descriptors a walk or a restore holds
 TREE_WALK_BATCH_ENTRIES = 512  # looked at before the first of them is handed out
 TREE_OWNERS_CACHED_MAX = 16_384

@@ -11,7 +11,8 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TypeVar
+from itertools import count
+from typing import Generic, NamedTuple, TypeVar
 
 import trio
 
@@ -39,6 +40,12 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+class _Item(NamedTuple, Generic[T]):
+    number: int
+    size: int
+    content: T
 
 
 class Budget:
@@ -91,6 +98,7 @@ class Packer:
 
     async def put(self, chunk: Chunk) -> None:
         """Hand a chunk over; waits while too much is in flight."""
+        assert len(chunk.data) <= limits.CHUNK_PLAIN_BYTES_MAX  # a larger one might wait for ever
         await self.budget.take(len(chunk.data))
         await self._chunks_in.send(chunk)
 
@@ -146,19 +154,23 @@ class Packer:
     async def _seal_pack(self, size: int, frames: Sequence[Frame]) -> None:
         buffer = self._spare_buffers.pop() if size == _FULL_BYTES and self._spare_buffers else None
         buffer = bytearray(size) if buffer is None else buffer
-        writer = PackWriter(self._keys, size, buffer=buffer)
+        pack = await self._sealed(frames, buffer)
+        async with self._delivering:
+            await self._deliver(pack)
+        self.budget.give(sum(len(frame.data) for frame in frames))
+        # Whoever kept the bytes without copying them gets an error now, not another pack; a part of
+        # them that somebody still looks at is left alone.
+        pack.data.release()
+        if size == _FULL_BYTES and not _is_looked_at(buffer):
+            self._spare_buffers.append(buffer)
+
+    async def _sealed(self, frames: Sequence[Frame], buffer: bytearray) -> Pack:
+        writer = PackWriter(self._keys, len(buffer), buffer=buffer)
         async with trio.open_nursery() as nursery:
             for share in _shares(frames):
                 slots = [writer.reserve(frame) for frame in share]
                 nursery.start_soon(self._in_thread, partial(_seal, slots))
-        pack = await self._in_thread(writer.finish)
-        async with self._delivering:
-            await self._deliver(pack)
-        self.budget.give(sum(len(frame.data) for frame in frames))
-        # Whoever kept the bytes without copying them gets an error now, not another pack.
-        pack.data.release()
-        if size == _FULL_BYTES:
-            self._spare_buffers.append(buffer)
+        return await self._in_thread(writer.finish)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(work, limiter=self._cpu)
@@ -173,38 +185,49 @@ async def flow(
     bytes_max: int = limits.PIPELINE_BYTES_MAX,
     threads: int | None = None,
 ) -> None:
-    """Source to work to sink, all in threads and all at once; the order is kept only roughly.
+    """Source to work to sink, all in threads and all at once; the sink gets everything in order.
 
     `source` and `sink` run on one thread at a time, `work` on several. An item counts as in flight,
-    with the size `size_of` gives it, from the source until the sink has taken its result.
+    with the size `size_of` gives it, from the source until the sink has taken its result; even an
+    empty one counts a little, so that their number is bounded, too.
     """
     budget = Budget(bytes_max)
     cpu = trio.CapacityLimiter(threads or cores())
-    items_in, items_out = trio.open_memory_channel[A](limits.PIPELINE_QUEUE_CHUNKS_MAX)
-    done_in, done_out = trio.open_memory_channel[tuple[B, int]](limits.PIPELINE_QUEUE_CHUNKS_MAX)
+    queue_max = limits.PIPELINE_QUEUE_CHUNKS_MAX
+    items_in, items_out = trio.open_memory_channel[_Item[A]](queue_max)
+    done_in, done_out = trio.open_memory_channel[_Item[B]](queue_max)
 
     async def produce() -> None:
+        numbers = count()
         async with items_in:
             while (batch := await trio.to_thread.run_sync(next, source, None)) is not None:
                 for item in batch:
-                    await budget.take(size_of(item))
-                    await items_in.send(item)
+                    size = max(size_of(item), bytes_max // limits.PIPELINE_ITEMS_MAX)
+                    await budget.take(size)
+                    await items_in.send(_Item(next(numbers), size, item))
 
-    async def transform(results: trio.MemorySendChannel[tuple[B, int]]) -> None:
+    async def transform(results: trio.MemorySendChannel[_Item[B]]) -> None:
         async with results:
-            async for item in items_out:
-                size = size_of(item)
+            async for number, size, item in items_out:
                 result = await trio.to_thread.run_sync(work, item, limiter=cpu)
-                await results.send((result, size))
+                await results.send(_Item(number, size, result))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(produce)
         async with done_in:
             for _ in range(int(cpu.total_tokens)):
                 nursery.start_soon(transform, done_in.clone())
-        async for result, size in done_out:
-            await trio.to_thread.run_sync(sink, result)
-            budget.give(size)
+        # Results that came before their turn wait here. Items start in order, so the one that is
+        # due is always under way, and what waits is within the budget.
+        early: dict[int, _Item[B]] = {}
+        due = 0
+        async for done in done_out:
+            early[done.number] = done
+            while due in early:
+                now = early.pop(due)
+                await trio.to_thread.run_sync(sink, now.content)
+                budget.give(now.size)
+                due += 1
 
 
 def _shares(frames: Sequence[Frame]) -> Iterator[list[Frame]]:
@@ -218,6 +241,16 @@ def _shares(frames: Sequence[Frame]) -> Iterator[list[Frame]]:
             share, size = [], 0
     if share:
         yield share
+
+
+def _is_looked_at(buffer: bytearray) -> bool:
+    """Whether there is a view of the buffer anywhere: only then it cannot change its length."""
+    try:
+        buffer.pop()
+    except BufferError:
+        return True
+    buffer.append(0)
+    return False
 
 
 def _seal(slots: Sequence[Slot]) -> None:

@@ -56,7 +56,9 @@ class RecoveryKit:
         ]
         body = codec.encode(row)
         text = _PREFIX + to_base32(body + _check(body))
-        assert len(text) <= limits.KIT_TEXT_CHARS_MAX
+        if len(text) > limits.KIT_TEXT_CHARS_MAX:
+            raise LimitExceeded("too much for a recovery kit")
+        self.parse_untrusted(text)  # a kit that cannot be read is found out before it is printed
         return Secret(text.encode())
 
     @classmethod
@@ -64,10 +66,10 @@ class RecoveryKit:
         """A kit as scanned or typed; case, blanks and line breaks do not matter."""
         if len(text) > 2 * limits.KIT_TEXT_CHARS_MAX:
             raise LimitExceeded("too long for a recovery kit")
-        plain = "".join(text.split()).lower()
-        if not plain.startswith(_PREFIX):
-            raise FormatError("not a recovery kit: it begins with pnk1-")
-        data = from_base32_untrusted(plain.removeprefix(_PREFIX))
+        plain = "".join(text.split())
+        if plain[: len(_PREFIX)].lower() != _PREFIX:
+            raise FormatError("not a recovery kit: one begins with pnk1-")
+        data = from_base32_untrusted(plain[len(_PREFIX) :], "this recovery kit")
         body, check = data[:-_CHECK_BYTES], data[-_CHECK_BYTES:]
         if check != _check(body):
             raise FormatError("a recovery kit with a typing error")

@@ -17,7 +17,7 @@ from typing import ClassVar, Protocol
 from core import codec, envelope, limits
 from core.crypto import Entropy, argon2id, check_argon2_untrusted, system_entropy
 from core.errors import FormatError, KeystoreError, Unavailable
-from core.files import read_bounded, write_private
+from core.files import create_private, read_bounded, read_private
 from core.hashing import derive
 from core.keys import Root, normalised
 from core.labels import EnvelopeKind, Label
@@ -103,7 +103,7 @@ ARGON2_ADMIN = Argon2Cost(1 * limits.MIB, 4, 4)
 class PassphraseProvider(_LocalProvider):
     """A passphrase through Argon2id; params [salt, m_kib, passes, lanes]."""
 
-    slot_type = SlotType.PASSPHRASE
+    slot_type: ClassVar[SlotType] = SlotType.PASSPHRASE
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class KeyFileProvider(_LocalProvider):
     For scheduled backups and the daemon. It protects nothing on a stolen, unencrypted disk.
     """
 
-    slot_type = SlotType.KEY_FILE
+    slot_type: ClassVar[SlotType] = SlotType.KEY_FILE
 
     def __init__(self, path: Path, entropy: Entropy = system_entropy) -> None:
         super().__init__(entropy)
@@ -149,8 +149,7 @@ class KeyFileProvider(_LocalProvider):
 
     def create(self) -> None:
         """Make the file; an existing one is kept, since another slot may lean on it."""
-        if not self._path.exists():
-            write_private(self._path, self._entropy(limits.KEY_BYTES))
+        create_private(self._path, self._entropy(limits.KEY_BYTES))
 
     def new_params(self) -> codec.Row:
         """Nothing: the slot needs no hint."""
@@ -159,16 +158,9 @@ class KeyFileProvider(_LocalProvider):
     def _kek_untrusted(self, params: codec.Row) -> Secret:
         codec.as_row(params, 0, "a key file slot")
         try:
-            mode = self._path.stat().st_mode
-            data = read_bounded(self._path, limits.KEY_FILE_BYTES_MAX)
+            data = read_private(self._path, limits.KEY_FILE_BYTES_MAX, "the device key file")
         except FileNotFoundError as e:
             raise Unavailable("the device key file is missing", where=str(self._path)) from e
-        if mode & 0o077:
-            raise KeystoreError(
-                "other users can read the device key file",
-                where=str(self._path),
-                hint=f"chmod 600 {self._path}",
-            )
         if len(data) != limits.KEY_BYTES:
             raise FormatError("the device key file is damaged", where=str(self._path))
         return Secret(derive(Label.SLOT_KEY_FILE, data))
@@ -180,7 +172,7 @@ class SystemdCredentialProvider(_LocalProvider):
     `credentials` is $CREDENTIALS_DIRECTORY, passed in by whoever may read the environment.
     """
 
-    slot_type = SlotType.SYSTEMD_CREDENTIAL
+    slot_type: ClassVar[SlotType] = SlotType.SYSTEMD_CREDENTIAL
 
     def __init__(
         self,
@@ -229,7 +221,7 @@ def _keyring() -> Iterator[ModuleType]:
 class OsKeyringProvider(_LocalProvider):
     """A random key kept by the desktop's keyring; params [service, account]."""
 
-    slot_type = SlotType.OS_KEYRING
+    slot_type: ClassVar[SlotType] = SlotType.OS_KEYRING
     _SERVICE = "portal"
 
     def __init__(self, account: str, entropy: Entropy = system_entropy) -> None:
@@ -258,7 +250,7 @@ class OsKeyringProvider(_LocalProvider):
 class RecoveryProvider(_LocalProvider):
     """The recovery phrase itself opens this slot; params []."""
 
-    slot_type = SlotType.RECOVERY
+    slot_type: ClassVar[SlotType] = SlotType.RECOVERY
 
     def __init__(self, root: Root, entropy: Entropy = system_entropy) -> None:
         super().__init__(entropy)

@@ -32,7 +32,7 @@ HOMES = {
     "mnemonic": {"core/phrase.py"},
     "msgpack": {"core/codec.py"},
     "nacl": {"core/crypto.py"},
-    "trio": {"core/pipeline.py"},
+    "trio": {"core/pipeline.py", "node/cli/run.py"},
     "zstandard": {"core/compress.py"},
 }
 
@@ -41,7 +41,10 @@ BANNED = {
     "print": ("click.echo in node/cli, an exception or a return value elsewhere", "node/cli/"),
     "eval": ("nothing", ""),
     "exec": ("nothing", ""),
+    "__import__": ("an import, at the top or inside the function", ""),
+    "importlib.import_module": ("an import, at the top or inside the function", ""),
     "os.getenv": ("a parameter; node reads the environment", "node/"),
+    "os.environ.get": ("a parameter; node reads the environment", ("node/", "core/native/")),
     "time.time": ("a `now` that is passed in", "node/"),
     "time.sleep": ("an event to wait for", ""),
     "trio.sleep": ("an event to wait for", ""),
@@ -79,8 +82,39 @@ def imported(path: Path) -> set[str]:
     return found
 
 
+def full_names(path: Path) -> dict[str, str]:
+    """What the imported names of a module stand for: `nap` for `from time import sleep as nap`."""
+    found = {}
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.asname: alias.name for alias in node.names if alias.asname}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {
+                alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names
+            }
+    return found
+
+
+def calls(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and full name of every call."""
+    names = full_names(path)
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Call):
+            first, dot, rest = ast.unparse(node.func).partition(".")
+            yield node.lineno, names.get(first, first) + dot + rest
+
+
 def native_sources() -> list[Path]:
     return [p for ending in ("*.c", "*.h", "*.cu") for p in (ROOT / "core").rglob(ending)]
+
+
+def documents_and_scripts() -> list[Path]:
+    scripts = [path for path in (ROOT / "scripts").iterdir() if path.is_file()]
+    return [
+        *scripts,
+        *ROOT.glob("*.md"),
+        *(s for room in ROOMS for s in (ROOT / room).glob("*.md")),
+    ]
 
 
 def test_files_fit_one_sitting():
@@ -109,6 +143,8 @@ def test_every_module_has_its_test_and_every_test_its_module():
     untested = {m for t, m in expected.items() if t not in tests} - set(UNMIRRORED)
     assert not untested, f"write tests/<room>/test_<module>.py for {untested}"
     assert not (tests - set(expected)), f"no module of this name: {tests - set(expected)}"
+    empty = {t for t in tests if not any(f.name.startswith("test_") for f in functions(ROOT / t))}
+    assert not empty, f"these test nothing: {empty}"
     stale = {m for m in UNMIRRORED if m not in modules or f"tests/{m}" in tests}
     assert not stale, f"take these out of UNMIRRORED: {stale}"
 
@@ -126,14 +162,22 @@ def test_libraries_stay_at_home():
 def test_banned_calls_are_not_made():
     found = []
     for path in sources(*ROOMS):
-        for node in ast.walk(tree(path)):
-            if not isinstance(node, ast.Call):
-                continue
-            call = ast.unparse(node.func)
-            instead, allowed_in = BANNED.get(call, ("", "-"))
+        for line, call in calls(path):
+            instead, allowed_in = BANNED.get(call, ("", ""))
             if instead and not (allowed_in and name(path).startswith(allowed_in)):
-                found.append(f"{name(path)}:{node.lineno} {call}: use {instead}")
+                found.append(f"{name(path)}:{line} {call}: use {instead}")
     assert not found, found
+
+
+def test_tests_never_sleep():
+    found = [
+        f"{name(path)}:{line}"
+        for path in sources("tests")
+        if not name(path).startswith("tests/bench/")
+        for line, call in calls(path)
+        if call.rpartition(".")[2] in {"sleep", "sleep_until"}
+    ]
+    assert not found, f"wait for the event itself: {found}"
 
 
 def test_hostile_bytes_are_never_asserted():
@@ -149,14 +193,32 @@ def test_hostile_bytes_are_never_asserted():
 
 
 def test_nothing_catches_everything():
-    found = [
-        f"{name(path)}:{node.lineno}"
-        for path in sources(*ROOMS)
-        for node in ast.walk(tree(path))
-        if isinstance(node, ast.ExceptHandler)
-        and (node.type is None or ast.unparse(node.type) == "Exception")
-    ]
-    assert not found, f"catch what you can handle: {found}"
+    found = []
+    for path in sources(*ROOMS):
+        found += [
+            f"{name(path)}:{node.lineno}"
+            for node in ast.walk(tree(path))
+            if isinstance(node, ast.ExceptHandler) and catches_everything(node)
+        ]
+        found += [
+            f"{name(path)}:{node.lineno}"
+            for node in ast.walk(tree(path))
+            if isinstance(node, ast.Call)
+            and ast.unparse(node.func).endswith("suppress")
+            and {"Exception", "BaseException"} & {ast.unparse(a) for a in node.args}
+        ]
+    assert not found, f"catch what you can handle, or end with a bare raise: {found}"
+
+
+def catches_everything(handler: ast.ExceptHandler) -> bool:
+    """Whether it takes any exception and does not hand it on."""
+    caught = handler.type
+    kinds = caught.elts if isinstance(caught, ast.Tuple) else [caught]
+    takes_any = any(
+        kind is None or ast.unparse(kind) in {"Exception", "BaseException"} for kind in kinds
+    )
+    last = handler.body[-1]
+    return takes_any and not (isinstance(last, ast.Raise) and last.exc is None)
 
 
 def test_modules_and_packages_say_what_they_are():
@@ -202,7 +264,7 @@ def test_no_unfinished_marks_are_left():
     marks = re.compile("TO" + "DO|FIX" + "ME|XX" + "X")
     found = [
         name(p)
-        for p in [*sources(*ROOMS, "tests"), *native_sources()]
+        for p in [*sources(*ROOMS, "tests"), *native_sources(), *documents_and_scripts()]
         if marks.search(p.read_text(encoding="utf-8"))
     ]
     assert not found, f"finish or delete: {found}"

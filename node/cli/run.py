@@ -9,12 +9,15 @@ error.
 import errno
 import os
 import sys
-from typing import NoReturn
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn, TypeVar
 
 import click
 
 from core.errors import PortalError
 
+T = TypeVar("T")
 EXIT_NO_SPACE = 14
 EXIT_INTERRUPTED = 130
 
@@ -32,11 +35,35 @@ def run(command: click.Command, program: str) -> NoReturn:
     sys.exit(code)
 
 
+def run_trio(work: Callable[..., Awaitable[T]], *args: object) -> T:
+    """Run async work to its end; failed tasks come out as one error."""
+    import trio
+
+    with _one_failure_is_told():
+        return trio.run(work, *args)
+
+
+@contextmanager
+def _one_failure_is_told() -> Iterator[None]:
+    """Make of a group of failed tasks what a person is told: an interrupt, or the first failure.
+
+    If anything else is in the group, that is a fault of ours, and all of it is shown.
+    """
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        expected, faults = group.split((KeyboardInterrupt, PortalError, OSError))
+        if faults or not expected:
+            raise
+        told: BaseException = expected.subgroup(KeyboardInterrupt) or expected
+        while isinstance(told, BaseExceptionGroup):
+            told = told.exceptions[0]
+        raise told from group
+
+
 def _invoke(command: click.Command, program: str) -> int:  # noqa: PLR0911 - a table of endings
     try:
-        # Not command.main(): it has exit codes of its own for a closed pipe and an interrupt.
-        with command.make_context(program, sys.argv[1:]) as context:
-            result = command.invoke(context)
+        result = _result(command, program)
     except click.exceptions.Exit as e:
         return e.exit_code
     except click.exceptions.NoArgsIsHelpError as e:
@@ -44,21 +71,38 @@ def _invoke(command: click.Command, program: str) -> int:  # noqa: PLR0911 - a t
         return 2
     except click.UsageError as e:
         asked = e.ctx.command_path if e.ctx else program
-        click.echo(f"{program}: {e.format_message().rstrip('.')} (see {asked} --help)", err=True)
+        _complain(program, f"{_joined(e.format_message()).rstrip('.')} (see {asked} --help)")
         return e.exit_code
     except click.ClickException as e:
-        click.echo(f"{program}: {e.format_message()}", err=True)
+        _complain(program, _joined(e.format_message()))
         return e.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo(f"{program}: interrupted", err=True)
+        _complain(program, "interrupted")
         return EXIT_INTERRUPTED
     except PortalError as e:
-        click.echo(f"{program}: {e}", err=True)
+        _complain(program, str(e))
         return e.exit_code
     except BrokenPipeError:
         raise
     except OSError as e:
         place = f"{e.filename}: " if e.filename else ""
-        click.echo(f"{program}: {place}{e.strerror or e}", err=True)
+        _complain(program, f"{place}{e.strerror or e}")
         return EXIT_NO_SPACE if e.errno in {errno.ENOSPC, errno.EDQUOT} else 1
     return result if isinstance(result, int) else 0
+
+
+def _result(command: click.Command, program: str) -> object:
+    # Not command.main(): it has exit codes of its own for a closed pipe and an interrupt.
+    with _one_failure_is_told(), command.make_context(program, sys.argv[1:]) as context:
+        return command.invoke(context)
+
+
+def _joined(message: str) -> str:
+    """Click lists choices line by line."""
+    return " ".join(message.split())
+
+
+def _complain(program: str, text: str) -> None:
+    """One line on stderr; what a file name holds neither ends it nor moves the cursor."""
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    click.echo(f"{program}: {shown}", err=True)

@@ -6,6 +6,7 @@ import click
 
 from core import VERSION
 from node.cli import run
+from node.cli.warp_archive import archive
 from node.cli.warp_stream import stream
 
 
@@ -15,6 +16,7 @@ def warp() -> None:
     """Move and pack data: archives, streams, transfers."""
 
 
+warp.add_command(archive)
 warp.add_command(stream)
 
 

@@ -214,15 +214,10 @@ def opening(decryptor: "Decryptor", inputs: "Inputs", batch_bytes: int) -> "Iter
 
 def load_key(path: Path) -> "Secret":
     """The 32 bytes of a key file: as they are, or as 64 hex digits."""
-    from core.files import read_bounded
+    from core.files import read_private
     from core.secret import Secret
 
-    mode = path.stat().st_mode
-    data = read_bounded(path, limits.KEY_FILE_BYTES_MAX)
-    if mode & 0o077:
-        raise KeystoreError(
-            "other users can read the key file", where=str(path), hint=f"chmod 600 {path}"
-        )
+    data = read_private(path, limits.KEY_FILE_BYTES_MAX, "the key file")
     try:
         text = data.decode("ascii").strip()
     except UnicodeDecodeError:

@@ -18,6 +18,7 @@ BENCHES = {
     "coding": "Merkle trees and erasure codes, against the bare libraries",
     "sealing": "chunks into a pack and back, against the bare primitives",
     "pipeline": "bytes in memory to sealed packs in memory, on all cores",
+    "archive": "warp archive beside tar, zstd, borg and cp",
     "stream": "frames against the bare cipher, and two processes joined by pipes",
 }
 SHORT = ["startup", "malloc", "core"]

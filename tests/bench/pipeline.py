@@ -22,7 +22,7 @@ from tests.bench.table import Row, best_s, show
 
 KEYS = PackKeys(Secret(bytes(range(32))), Secret(bytes(range(32, 64))))
 CHUNKER = Chunker(params_untrusted(DEFAULT_VAULT), Secret(bytes(32)))
-TREES = ("/usr/lib", "/usr/share", "/usr/include", "/opt", "/home")
+TREES: tuple[str, ...] = ("/usr/lib", "/usr/share", "/usr/include", "/opt", "/home")
 LARGE_FILE_BYTES = 512 * limits.KIB
 NOISE_BYTES = 512 * limits.MIB
 MIXED_BYTES = 384 * limits.MIB

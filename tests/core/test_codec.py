@@ -1,5 +1,6 @@
 import resource
 import struct
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -115,6 +116,9 @@ def test_typed_fields():
         lambda: codec.as_text(b"ab", 2, "t"),
         lambda: codec.as_text("a\x1b[2J", 20, "t"),
         lambda: codec.as_text("a\nb", 20, "t"),
+        lambda: codec.as_text("a\u202eb", 20, "t"),
+        lambda: codec.as_text("a\xa0b", 20, "t"),
+        lambda: codec.as_text("\U000e0041", 20, "t"),
         lambda: codec.as_text("ü" * 11, 20, "t"),
         lambda: codec.as_row((1,), 2, "r"),
         lambda: codec.as_row(b"12", 2, "r"),
@@ -128,6 +132,19 @@ def test_typed_fields():
 def test_fields_of_another_shape_are_format_errors(read):
     with pytest.raises(FormatError):
         read()
+
+
+def test_what_is_printable_does_not_depend_on_the_unicode_version_of_this_python():
+    def reads(char):
+        try:
+            return codec.as_text(char, 4, "t") == char
+        except FormatError:
+            return False
+
+    for char in map(chr, [*range(0x30000), *range(0xE0000, 0x110000)]):
+        if unicodedata.category(char) != "Cn":
+            assert reads(char) == char.isprintable(), hex(ord(char))
+    assert reads("\U0003abcd")  # no character yet; a device may be called so one day
 
 
 def test_a_newer_version_is_told_apart_whatever_follows_it():

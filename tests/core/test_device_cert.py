@@ -109,3 +109,8 @@ def test_unknown_role_bits_are_carried():
 
 def test_the_node_of_a_certificate_is_a_node():
     assert isinstance(DeviceCert.open_untrusted(CERT.signed_by(IDENTITY)).node, NodeId)
+
+
+def test_a_certificate_that_could_not_be_read_is_not_made():
+    with pytest.raises(FormatError, match="device name"):
+        replace(CERT, name="my\nlaptop").signed_by(IDENTITY)

@@ -26,3 +26,8 @@ def test_the_docstring_is_the_message_when_no_better_one_is_given(cls):
 def test_exit_codes_are_the_published_ones():
     codes = {cls.__name__: cls.exit_code for cls in all_errors() if cls.exit_code != 1}
     assert codes == {"UsageError": 2, "NotEnoughShards": 6, "WrongKey": 12, "NewerFormat": 13}
+
+
+def test_a_message_remains_when_docstrings_are_stripped(monkeypatch):
+    monkeypatch.setattr(errors.FormatError, "__doc__", None)
+    assert str(errors.FormatError(where="file")) == "file: "

@@ -23,6 +23,16 @@ def test_any_text_is_bytes_or_a_format_error(text):
     assert len(to_base32(data)) == len("".join(text.split()).replace("-", ""))
 
 
+def test_letters_that_lower_to_ours_are_not_ours_and_errors_say_what_was_read():
+    with pytest.raises(FormatError, match=r"^this text holds"):
+        from_base32_untrusted("\u212a0000000")  # the sign of kelvin
+    text = NodeId(bytes(32)).text()
+    with pytest.raises(FormatError, match=r"^this node id holds"):
+        NodeId.parse_untrusted(text[:-1] + "\u212a")
+    with pytest.raises(FormatError, match=r"^this node id is cut short"):
+        NodeId.parse_untrusted(text[:-1])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_text_round_trip_as_people_type_it(kind):
     name = kind(bytes(range(kind.SIZE)))

@@ -1,6 +1,6 @@
 import pytest
 
-from core.errors import LimitExceeded
+from core.errors import FormatError, LimitExceeded
 from core.ids import VaultId
 from core.keys import DeviceKeys, Root, VaultKeys, normalised
 from core.secret import Secret
@@ -80,3 +80,13 @@ def test_nothing_of_it_shows():
     for secret in every_secret(root):
         assert secret.reveal().hex()[:16] not in shown
     assert "<secret" in shown
+
+
+def test_a_passphrase_is_measured_in_bytes_and_no_error_holds_it():
+    assert len(normalised(Secret("é".encode() * 2_048))) > 4_096  # as given, before NFKD
+    with pytest.raises(LimitExceeded):
+        normalised(Secret("é".encode() * 2_049))
+    with pytest.raises(FormatError, match="UTF-8") as caught:
+        normalised(Secret(b"correct horse\xff"))
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__

@@ -1,6 +1,7 @@
 import resource
 
 import pytest
+from mnemonic import Mnemonic
 
 from core import codec, envelope, keystore, limits
 from core.errors import (
@@ -15,8 +16,10 @@ from core.errors import (
 )
 from core.keystore import Keystore
 from core.labels import EnvelopeKind
+from core.phrase import to_words
 from core.secret import Secret
 from core.slots import KeyFileProvider, PassphraseProvider, RecoveryProvider, SlotType
+from tests.support import stranger_keys
 from tests.support.damage import assert_all_refused
 from tests.support.entropy import fixed_entropy
 from tests.support.identity import CHEAP, a_person, keystore_contents
@@ -248,3 +251,59 @@ def test_nothing_of_it_shows(recovery):
     for secret in secrets:
         assert repr(secret.reveal())[2:30] not in shown
         assert secret.reveal().hex() not in shown
+
+
+@pytest.mark.parametrize(
+    "extras",
+    [
+        {"x" * 65: Secret(b"")},
+        {"line\nbreak": Secret(b"")},
+        {"large": Secret(bytes(5_000))},
+        {str(n): Secret(b"") for n in range(limits.KEYSTORE_EXTRAS_MAX + 1)},
+    ],
+)
+def test_what_a_reader_would_refuse_never_replaces_a_keystore(tmp_path, recovery, extras):
+    path = tmp_path / "keystore"
+    store = Keystore.create(keystore_contents(), [recovery])
+    keystore.save(path, store)
+    store.contents.extras.update(extras)
+    with pytest.raises(FormatError):
+        keystore.save(path, store)
+    assert keystore.load(path, [recovery]).header == store.header
+
+
+def test_a_stranger_reads_all_of_it_with_the_specification_alone(golden):
+    vectors, entropy = golden("keys.json"), fixed_entropy("person")(32)
+    top = stranger_keys.root(entropy)
+    kek = stranger_keys.dk("slot recovery", top)
+    _, seed, _, _, cert, vaults, extras = stranger_keys.open_keystore(
+        bytes.fromhex(vectors["keystore"]), 6, kek
+    )
+    ours = keystore_contents()
+    assert (seed, cert) == (ours.device.sign_seed.reveal(), ours.cert)
+    assert vaults == [[*key, master.reveal()] for key, master in sorted(ours.vaults.items())]
+    assert extras == [["share seed 0", stranger_keys.dk("share kem seed", top + bytes(4), 96)]]
+
+
+def test_a_stranger_reads_the_other_texts_and_keys_too(golden):
+    vectors, read = golden("keys.json"), bytes.fromhex
+    for row in vectors["ids"]:
+        assert stranger_keys.read_id(row["kind"], row["text"]) == read(row["id"])
+    case = vectors["hierarchy"]
+    entropy, top = read(case["entropy"]), read(case["root"])
+    assert stranger_keys.root(entropy) == top
+    assert stranger_keys.user_id(top) == read(case["user"])
+    keys = stranger_keys.vault_keys(top, read(case["vault"]), 1)
+    assert [key.hex() for key in keys] == list(case["vault keys"].values())
+    words = to_words(Secret(entropy)).reveal().decode().split()
+    assert stranger_keys.read_phrase(words, Mnemonic("english").wordlist) == entropy
+    case = vectors["root with passphrase"]
+    found = stranger_keys.root_with_passphrase(entropy, case["passphrase"], (19_456, 2, 1))
+    assert found == read(case["root"])
+    case = vectors["envelope"]
+    key, sealed, aad = read(case["key"]), read(case["sealed"]), case["aad"].encode()
+    assert stranger_keys.open_envelope(key, case["kind"], sealed, aad) == case["text"].encode()
+    assert stranger_keys.read_cert(read(vectors["device cert"]))[4] == "laptop"
+    version, found, _, created_s, mesh, endpoints = stranger_keys.read_kit(vectors["recovery kit"])
+    assert (version, found, created_s) == (1, entropy, 1_795_000_000)
+    assert (mesh, endpoints) == (b"", [])

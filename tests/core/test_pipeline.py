@@ -1,4 +1,5 @@
 import functools
+import threading
 
 import pytest
 import trio
@@ -243,3 +244,160 @@ def test_the_mode_reaches_the_compressor():
 
 def test_cores():
     assert pipeline.cores() >= 1
+
+
+@pytest.mark.slow
+def test_a_part_of_a_pack_that_is_kept_does_not_become_another_pack():
+    async def work():
+        kept = []
+
+        async def deliver(pack):
+            part = pack.data[:1_000]
+            kept.append((part, bytes(part)))
+
+        async with open_packer(KEYS, deliver, threads=2) as packer:
+            for n in range(80):
+                await packer.put(Chunk.of_piece(Kind.CUT, noise(1 << 20, str(n % 5)), bytes(32)))
+        assert len(kept) >= 4
+        for part, seen in kept:
+            assert bytes(part) == seen
+
+    run(work)
+
+
+def test_buffers_are_used_again_when_nobody_looks_at_them():
+    buffer = bytearray(b"0123")
+    view = memoryview(buffer)[1:2]
+    assert pipeline._is_looked_at(buffer)
+    view.release()
+    assert not pipeline._is_looked_at(buffer)
+    assert len(buffer) == 4
+
+
+def test_the_smallest_budget_and_chunks_of_every_size_do_not_wait_for_themselves():
+    sizes = [0, 1, limits.CHUNK_PLAIN_BYTES_MAX] * 8
+    chunks = [Chunk.of_piece(Kind.CUT, noise(n, str(i)), bytes(32)) for i, n in enumerate(sizes)]
+    packs, packer = run(packed, chunks, bytes_max=pipeline._HELD_BYTES_MAX, threads=1)
+    assert len(packs) >= 2
+    assert packer.budget.bytes_used == 0
+
+
+def test_a_chunk_no_pack_can_hold_is_refused_at_once():
+    chunk = Chunk.of_piece(Kind.CUT, bytes(limits.CHUNK_PLAIN_BYTES_MAX + 1), bytes(32))
+    with pytest.raises(BaseExceptionGroup) as caught:
+        run(packed, [chunk])
+    assert caught.group_contains(AssertionError)
+
+
+# --- flow -----------------------------------------------------------------------------------------
+
+
+def flowing(source, work=lambda item: item, sink=lambda _result: None, **options):
+    options = {"size_of": lambda _item: 1, "threads": 3} | options
+    run(pipeline.flow, iter(source), work, sink, **options)
+
+
+def failing(error, at):
+    """A stage that fails at one item."""
+
+    def stage(item):
+        if item == at:
+            raise error
+        return item
+
+    return stage
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+@pytest.mark.parametrize("bytes_max", [1, 3, 1_000])
+def test_everything_flows_in_order_within_the_budget(threads, bytes_max):
+    out, taken, lock = [], 0, threading.Lock()
+    first_waits = threading.Event()
+
+    def source():
+        nonlocal taken
+        for n in range(0, 60, 3):
+            yield [n, n + 1, n + 2]
+        yield []
+        yield [60]
+
+    def work(item):
+        nonlocal taken
+        with lock:
+            taken += 1
+            assert taken - len(out) <= bytes_max
+        if item == 0 and threads > 1 and bytes_max > 1:
+            first_waits.wait(30)  # until a later one has overtaken it
+        elif item == 1:
+            first_waits.set()
+        return -item
+
+    flowing(source(), work, out.append, bytes_max=bytes_max, threads=threads)
+    assert out == [-n for n in range(61)]
+
+
+@pytest.mark.parametrize("batches", [[], [[]], [[], [], []]])
+def test_nothing_flows_from_an_empty_source(batches):
+    flowing(batches, sink=lambda _result: pytest.fail("something came"))
+
+
+def test_a_source_is_asked_for_no_more_than_fits():
+    given = []
+
+    def source():
+        for n in range(100):
+            given.append(n)
+            yield [n]
+
+    def sink(result):
+        # In flight: what fits, one that waits for room, and this one.
+        assert len(given) <= result + 4 + 2
+
+    flowing(source(), sink=sink, bytes_max=4)
+    assert len(given) == 100
+
+
+@pytest.mark.parametrize("at", [0, 1, 30, 99])
+@pytest.mark.parametrize("stage", ["source", "work", "sink"])
+def test_a_failure_in_any_stage_ends_the_flow(stage, at):
+    fail = failing(Full(), at)
+    out = []
+    stages = {
+        "source": lambda: flowing(([fail(n)] for n in range(100)), sink=out.append),
+        "work": lambda: flowing(([n] for n in range(100)), fail, out.append),
+        "sink": lambda: flowing(([n] for n in range(100)), sink=lambda n: out.append(fail(n))),
+    }
+    with pytest.raises(BaseExceptionGroup) as caught:
+        stages[stage]()
+    assert caught.group_contains(Full)
+    assert out == list(range(len(out)))
+    assert len(out) <= at
+
+
+@pytest.mark.parametrize("stage", ["source", "work", "sink"])
+def test_a_flow_is_cancelled_at_any_stage(stage):
+    out = []
+
+    async def work():
+        with trio.CancelScope() as scope:
+
+            def cancel(item):
+                if item == 20:
+                    trio.from_thread.run_sync(scope.cancel)
+                return item
+
+            stages = {name: lambda item: item for name in ("source", "work", "sink")}
+            stages[stage] = cancel
+            await pipeline.flow(
+                ([stages["source"](n)] for n in range(1_000)),
+                stages["work"],
+                lambda n: out.append(stages["sink"](n)),
+                size_of=lambda _item: 1,
+                bytes_max=8,
+                threads=2,
+            )
+        assert scope.cancelled_caught
+
+    run(work)
+    assert out == list(range(len(out)))
+    assert len(out) < 100

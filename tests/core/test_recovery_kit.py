@@ -1,8 +1,9 @@
 import pytest
 
+from core import codec, recovery_kit
 from core.crypto import SigningKey
 from core.errors import FormatError, PortalError
-from core.ids import MeshId, NodeId, UserId
+from core.ids import MeshId, NodeId, UserId, to_base32
 from core.phrase import from_words_untrusted
 from core.recovery_kit import Endpoint, RecoveryKit
 from core.secret import Secret
@@ -68,10 +69,21 @@ def test_the_page_holds_the_words_and_says_what_to_do():
 
 
 def test_too_many_endpoints_and_other_texts_are_refused():
-    many = RecoveryKit(ALONE.entropy, USER, 0, None, PAIRED.endpoints * 2)
-    for text in (many.text().reveal().decode(), "", "pnk1-", "pnj1-00", "pnk1-" + "0" * 9_000):
+    row = [1, bytes(32), USER, 0, b"", [[e.address, e.node] for e in PAIRED.endpoints * 2]]
+    body = codec.encode(row)
+    many = "pnk1-" + to_base32(body + recovery_kit._check(body))
+    for text in (many, "", "pnk1-", "pnj1-00", "pnk1-" + "0" * 9_000, "pnk1-\u212a00000000"):
         with pytest.raises(FormatError):
             RecoveryKit.parse_untrusted(text)
+
+
+@pytest.mark.parametrize(
+    "endpoints",
+    [PAIRED.endpoints * 2, (Endpoint("a\nb", NODE),), (Endpoint("x" * 257, NODE),)],
+)
+def test_a_kit_that_could_not_be_read_is_not_made(endpoints):
+    with pytest.raises(FormatError):
+        RecoveryKit(ALONE.entropy, USER, 0, None, endpoints).text()
 
 
 def test_nothing_of_it_shows():

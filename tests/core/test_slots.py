@@ -1,3 +1,5 @@
+import os
+
 import keyring
 import pytest
 from keyring.backend import KeyringBackend
@@ -204,3 +206,19 @@ def test_nothing_of_it_shows(providers):
     for provider in providers.values():
         assert "horse" not in repr(provider)
         assert "horse" not in str(PortalError(repr(vars(provider))))
+
+
+def test_of_two_processes_that_make_the_key_file_both_use_the_same(tmp_path, monkeypatch):
+    path = tmp_path / "device.key"
+    ours, link = KeyFileProvider(path), os.link
+
+    def overtaken(*names):
+        monkeypatch.setattr(os, "link", link)
+        KeyFileProvider(path).create()
+        link(*names)
+
+    monkeypatch.setattr(os, "link", overtaken)
+    ours.create()
+    wrapped = ours.wrap((), DEK, AAD)
+    assert KeyFileProvider(path).unwrap((), wrapped, AAD).reveal() == DEK.reveal()
+    assert list(tmp_path.iterdir()) == [path]

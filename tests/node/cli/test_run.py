@@ -47,6 +47,16 @@ def test_success_and_chosen_codes(capsys):
         (OSError(errno.ENOSPC, "No space left on device", "/x"), 14, "test: /x: No space left"),
         (OSError(errno.EACCES, "Permission denied", "/x"), 1, "test: /x: Permission denied"),
         (KeyboardInterrupt(), 130, "test: interrupted"),
+        (
+            OSError(errno.EACCES, "Permission denied", "/x\ny\x1b[2J"),
+            1,
+            r"test: /x\ny\x1b[2J: Perm",
+        ),
+        (PortalError("broke", where="na\udcffme"), 1, r"test: na\udcffme: broke"),
+        (click.ClickException("one of:\n\tthis,\n\tthat"), 1, "test: one of: this, that"),
+        (ExceptionGroup("", [ExceptionGroup("", [NewerFormat("new")])]), 13, "test: new"),
+        (ExceptionGroup("", [PortalError("a"), OSError(28, "full", "/x")]), 1, "test: a"),
+        (BaseExceptionGroup("", [PortalError("a"), KeyboardInterrupt()]), 130, "test: interrupted"),
     ],
 )
 def test_a_failure_is_one_line_and_a_code(capsys, error, code, line):
@@ -82,3 +92,10 @@ run.run(click.Command("test", callback=talk), "test")
     assert child.stderr.read() == b""
     child.stderr.close()
     assert child.wait(timeout=30) == 0
+
+
+def test_a_fault_of_ours_among_failed_tasks_is_shown_whole():
+    group = ExceptionGroup("", [PortalError("a"), AssertionError("b")])
+    with pytest.raises(ExceptionGroup) as caught:
+        run.run(command(raising(group)), "test")
+    assert caught.value is group

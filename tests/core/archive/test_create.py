@@ -1,0 +1,289 @@
+import errno
+import os
+from functools import partial
+
+import pytest
+import trio
+
+from core import limits
+from core.archive import create
+from core.archive.create import Creation, Options
+from core.archive.extract import Extraction
+from core.archive.reader import ArchiveReader
+from core.archive.table import HOLE
+from core.archive.writer import ArchiveWriter
+from core.compress import Mode
+from core.tree import restore
+from core.tree.content import OpenFile
+from core.tree.entry import Changed, EntryType
+from core.tree.restore import Target
+from core.tree.source import Root
+from tests.support.archives import KEY_FILE, read_all, small_chunker
+from tests.support.entropy import fixed_entropy
+from tests.support.strange_trees import can_set_xattr, strange_tree
+from tests.support.trees import Reports, differences
+
+SOME = fixed_entropy("create")
+
+
+@pytest.fixture
+def tree(tmp_path):
+    root = tmp_path / "tree"
+    root.mkdir()
+    return root
+
+
+@pytest.fixture
+def small_cuts(monkeypatch):
+    """Files of 2000 bytes are large and cut every 1000."""
+    monkeypatch.setattr(create, "LARGE_FILE_BYTES", 2000)
+    monkeypatch.setattr(create, "_chunker", lambda writer: small_chunker(writer.chunker_key))
+
+
+def archived(path, *roots, reports=None, **options):
+    reports = Reports() if reports is None else reports
+    creation = Creation(Options(**options), reports)
+    made = trio.run(partial(creation.create, path, [Root.of(str(r), b"") for r in roots]))
+    assert made.archive_bytes == path.stat().st_size
+    return made, creation, reports
+
+
+def opened(path):
+    return ArchiveReader.open_file(path, [KEY_FILE])
+
+
+def entries_of(path):
+    return {stored.entry.path: stored for stored in opened(path).entries_untrusted()}
+
+
+def restored(path, to):
+    reports = Reports()
+    to.mkdir()
+    with Target(to, restore.Options(), reports) as target:
+        trio.run(Extraction(opened(path), target, reports).extract)
+    return reports
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opener", [None, KEY_FILE], ids=["plain", "locked"])
+def test_a_strange_tree_comes_back_as_it_was(tmp_path, opener):
+    strange_tree(tmp_path / "tree")
+    _, _, reports = archived(tmp_path / "a", tmp_path / "tree", opener=opener)
+    assert all("socket" in line for line in reports.lines)
+    assert not restored(tmp_path / "a", tmp_path / "back").lines
+    missing = differences(tmp_path / "tree", tmp_path / "back", top=False)
+    assert all(line.startswith("missing") and "socket" in line for line in missing)
+    assert (tmp_path / "a").stat().st_size < 20 * limits.MIB
+
+
+def test_each_kind_of_entry(tmp_path, tree, small_cuts):
+    (tree / "a").write_bytes(b"content")
+    os.link(tree / "a", tree / "b")
+    (tree / "d").mkdir()
+    (tree / "e").write_bytes(b"")
+    os.mkfifo(tree / "f")
+    (tree / "g").symlink_to("/nowhere")
+    (tree / "h").write_bytes(SOME(2500))
+    (tree / os.fsdecode(b"\xff\nodd")).mkdir()
+    made, creation, reports = archived(tmp_path / "x", tree)
+    assert not reports.all
+    entries = entries_of(tmp_path / "x")
+    assert list(entries) == [b"a", b"b", b"d", b"e", b"f", b"g", b"h", b"\xff\nodd"]
+    types = [stored.entry.type for stored in entries.values()]
+    assert types == [1, 1, 2, 1, 5, 3, 1, 2]
+    assert entries[b"b"].link == b"a"
+    assert entries[b"g"].entry.target == b"/nowhere"
+    assert [extent.length for extent in entries[b"h"].extents] == [1000, 1000, 500]
+    assert entries[b"e"].extents == ()
+    assert made.totals.entries == creation.progress.files == 8
+    assert made.totals.content_bytes == creation.progress.read_bytes == 7 + 2500
+    assert read_all((tmp_path / "x").read_bytes())[b"h"] == (tree / "h").read_bytes()
+
+
+def test_holes_are_not_read(tmp_path, tree, small_cuts):
+    mib = limits.MIB
+    with (tree / "sparse").open("wb") as file:
+        file.truncate(40 * mib)
+        file.seek(8 * mib)
+        file.write(b"x" * 4096)
+        file.seek(20 * mib)
+        file.write(b"y" * 100)
+    if (tree / "sparse").stat().st_blocks * 512 > mib:
+        pytest.skip("this file system knows no holes")
+    (tree / "hole").touch()
+    os.truncate(tree / "hole", 6 << 30)
+    _, creation, reports = archived(tmp_path / "a", tree)
+    assert not reports.all
+    assert creation.progress.read_bytes < mib
+    entries = entries_of(tmp_path / "a")
+    chunks = [extent.chunk for extent in entries[b"sparse"].extents]
+    assert chunks[0] == chunks[-1] == HOLE != chunks[1]
+    assert {extent.chunk for extent in entries[b"hole"].extents} == {HOLE}
+    assert not restored(tmp_path / "a", tmp_path / "back").lines
+    assert not differences(tree, tmp_path / "back", top=False)
+
+
+def test_equal_contents_are_stored_once(tmp_path, tree, small_cuts):
+    small, large = SOME(500), SOME(6000)
+    for n in range(5):
+        (tree / f"small {n}").write_bytes(small)
+        (tree / f"large {n}").write_bytes(large + b"%d" % n)
+    made, _, _ = archived(tmp_path / "a", tree, mode=Mode.OFF)
+    assert made.totals.new_bytes == 500 + 6000 + 5 * 1
+    assert made.archive_bytes < 10_000
+
+
+@pytest.mark.slow
+def test_large_files_are_cut_by_content(tmp_path, tree):
+    content = SOME(12 * limits.MIB)
+    (tree / "before").write_bytes(content)
+    (tree / "edited").write_bytes(content[:50] + b"an edit" + content[50:])
+    made, _, _ = archived(tmp_path / "a", tree, opener=KEY_FILE)
+    assert made.totals.new_bytes < 12 * limits.MIB + 7 * limits.MIB
+    assert len(entries_of(tmp_path / "a")[b"before"].extents) >= 2
+    assert read_all((tmp_path / "a").read_bytes())[b"before"] == content
+
+
+def test_attributes_are_kept(tmp_path, tree):
+    if not can_set_xattr(tmp_path, "user.test"):
+        pytest.skip("no attributes on this file system")
+    (tree / "f").write_bytes(b"x")
+    (tree / "d").mkdir()
+    for name in ("f", "d"):
+        os.setxattr(tree / name, "user.test", name.encode())
+    archived(tmp_path / "a", tree)
+    entries = entries_of(tmp_path / "a")
+    for name in (b"f", b"d"):
+        assert entries[name].entry.xattrs == ((b"user.test", name),)
+
+
+def test_what_is_excluded_is_left_out(tmp_path, tree):
+    for name in ("keep", "drop"):
+        (tree / name).mkdir()
+        (tree / name / "file").touch()
+
+    def exclude(path, is_directory):
+        return is_directory and path == b"drop"
+
+    archived(tmp_path / "a", tree, exclude=exclude)
+    assert list(entries_of(tmp_path / "a")) == [b"keep", b"keep/file"]
+
+
+def test_one_file_system_is_asked_of_the_walk(tmp_path, tree, monkeypatch):
+    asked = []
+    real = create.walk
+
+    def walk(source, **options):
+        asked.append(options["one_file_system"])
+        return real(source, **options)
+
+    monkeypatch.setattr(create, "walk", walk)
+    for wanted in (False, True):
+        archived(tmp_path / "a", tree, one_file_system=wanted)
+    assert asked == [False, True]
+
+
+def failing(name, error, real):
+    def call(source, entry):
+        if entry.path == name:
+            raise error
+        return real(source, entry)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EACCES, "no"), FileNotFoundError(errno.ENOENT, "gone"), Changed("x")]
+)
+def test_what_cannot_be_read_is_reported_and_the_rest_is_kept(
+    tmp_path, tree, small_cuts, monkeypatch, error
+):
+    for n in range(4):
+        (tree / f"{n}").write_bytes(b"%d" % n * (3000 if n % 2 else 10))
+    monkeypatch.setattr(create, "read_small", failing(b"0", error, create.read_small))
+    monkeypatch.setattr(create, "open_file", failing(b"1", error, create.open_file))
+    made, creation, reports = archived(tmp_path / "a", tree)
+    assert reports.all == [(b"0", error), (b"1", error)]
+    assert list(read_all((tmp_path / "a").read_bytes())) == [b"2", b"3"]
+    assert made.totals.entries == creation.progress.files == 2
+
+
+def test_when_the_first_name_fails_the_next_one_holds_the_content(tmp_path, tree, monkeypatch):
+    (tree / "a").write_bytes(b"content")
+    os.link(tree / "a", tree / "b")
+    os.link(tree / "a", tree / "c")
+    gone = FileNotFoundError(errno.ENOENT, "gone")
+    monkeypatch.setattr(create, "read_small", failing(b"a", gone, create.read_small))
+    _, _, reports = archived(tmp_path / "x", tree)
+    assert [path for path, _ in reports.all] == [b"a"]
+    assert read_all((tmp_path / "x").read_bytes()) == {b"b": b"content", b"c": b"content"}
+    assert entries_of(tmp_path / "x")[b"c"].link == b"b"
+
+
+def test_a_file_that_shrinks_while_it_is_read(tmp_path, tree, small_cuts, monkeypatch):
+    (tree / "log").write_bytes(SOME(5000))
+    kept = (tree / "log").read_bytes()[:2500]
+    real = OpenFile.extents
+
+    def shrinking(file):
+        found = list(real(file))
+        os.truncate(tree / "log", 2500)
+        return found
+
+    monkeypatch.setattr(OpenFile, "extents", shrinking)
+    _, _, reports = archived(tmp_path / "a", tree)
+    assert [(path, type(error)) for path, error in reports.all] == [(b"log", Changed)]
+    assert entries_of(tmp_path / "a")[b"log"].entry.size == 2500
+    assert read_all((tmp_path / "a").read_bytes()) == {b"log": kept}
+
+
+def test_a_file_that_changes_all_the_time_is_reported(tmp_path, tree, monkeypatch):
+    (tree / "log").write_bytes(b"one")
+    real = create.read_small
+    monkeypatch.setattr(create, "read_small", lambda s, e: real(s, e)._replace(changed=True))
+    _, _, reports = archived(tmp_path / "a", tree)
+    assert [type(error) for _, error in reports.all] == [Changed]
+    assert read_all((tmp_path / "a").read_bytes()) == {b"log": b"one"}
+
+
+@pytest.mark.parametrize("opener", [None, KEY_FILE], ids=["plain", "locked"])
+def test_an_interrupted_run_is_resumed(tmp_path, tree, small_cuts, monkeypatch, opener):
+    monkeypatch.setattr(limits, "THREAD_HOP_BYTES", 1000)
+    for n in range(6):
+        (tree / f"{n}").write_bytes(SOME(3000))
+
+    real, written = ArchiveWriter.write, []
+
+    def write(writer, *args, **options):
+        if len(written) == 9:
+            raise OSError(errno.ENOSPC, "full")
+        written.append(args)
+        return real(writer, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ArchiveWriter, "write", write)
+        with pytest.raises((OSError, ExceptionGroup)):
+            archived(tmp_path / "a", tree, opener=opener)
+    assert not (tmp_path / "a").exists()
+    assert (tmp_path / "a.partial").exists()
+    made, creation, reports = archived(tmp_path / "a", tree, opener=opener, resume=True)
+    assert not reports.all
+    assert made.totals.content_bytes == 18_000
+    assert made.totals.new_bytes == 9_000
+    assert 9_000 < creation.progress.stored_bytes < 11_000
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "tree"]
+    contents = {p.name.encode(): p.read_bytes() for p in tree.iterdir()}
+    assert read_all((tmp_path / "a").read_bytes()) == contents
+
+
+def test_nothing_and_several_roots(tmp_path, tree):
+    made, _, _ = archived(tmp_path / "a")
+    assert made.totals.entries == 0
+    assert read_all((tmp_path / "a").read_bytes()) == {}
+    (tree / "f").write_bytes(b"f")
+    roots = [Root.of(str(tree)), Root.of(str(tree / "f"), b"again")]
+    reports = Reports()
+    trio.run(Creation(Options(), reports).create, tmp_path / "b", roots)
+    entries = entries_of(tmp_path / "b")
+    assert set(entries) == {b"tree", b"tree/f", b"again"}
+    assert entries[b"tree"].entry.type is EntryType.DIRECTORY

@@ -1,0 +1,213 @@
+import json
+import os
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from core import keystore, process
+from core.slots import KeyFileProvider
+from node.cli import run
+from node.cli.warp import warp
+from tests.support.identity import keystore_contents
+
+NAMES = ["a file", "folder/b.txt", "folder/c.txt", "folder/deep/d"]
+
+
+@pytest.fixture(autouse=True)
+def process_stays_as_it_is(monkeypatch):
+    for name in ("forbid_core_dumps", "prepare_for_bulk"):
+        monkeypatch.setattr(process, name, lambda: None)  # they would last for all other tests
+
+
+@pytest.fixture
+def tree(tmp_path):
+    root = tmp_path / "tree"
+    for number, name in enumerate(NAMES):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode() * 1000 * number)
+    return root
+
+
+def archive(*argv, code=0, text=None):
+    """One command as `warp` runs it, with its exit code."""
+    before, sys.argv = sys.argv, ["warp", "archive", *map(str, argv)]
+    runner = CliRunner()
+    try:
+        result = runner.invoke(_Program(), [], input=text)
+    finally:
+        sys.argv = before
+    assert result.exit_code == code, result.output
+    return result
+
+
+class _Program:
+    """`warp` with its exit codes, in the shape the test runner wants."""
+
+    name = "warp"
+
+    def main(self, **_):
+        run.run(warp, "warp")
+
+
+def contents(root):
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def test_create_list_cat_verify_extract(tree, tmp_path):
+    made = archive("create", tree, "-o", tmp_path / "a.warp")
+    assert "6 entries" not in made.stdout  # what people read goes to stderr
+    assert "archive" in made.stderr
+    listed = archive("list", tmp_path / "a.warp").stdout.splitlines()
+    assert [name for name in listed if not name.endswith(("tree", "folder", "deep"))] == [
+        f"tree/{name}" for name in NAMES
+    ]
+    assert archive("cat", tmp_path / "a.warp", "tree/folder/c.txt").stdout_bytes == (
+        b"folder/c.txt" * 2000
+    )
+    assert "is whole" in archive("verify", tmp_path / "a.warp").stderr
+    assert "1 of 2 chunks" in archive("verify", tmp_path / "a.warp", "--sample", "1%").stderr
+    archive("extract", tmp_path / "a.warp", "-o", tmp_path / "out", "--verify")
+    assert contents(tmp_path / "out" / "tree") == contents(tree)
+
+
+def test_json(tree, tmp_path):
+    made = archive("create", tree, "-o", tmp_path / "a.warp", "--json").stdout.splitlines()
+    summary = json.loads(made[-1])
+    assert (summary["message_type"], summary["v"], summary["entries"]) == ("summary", 1, 7)
+    listed = json.loads(archive("list", tmp_path / "a.warp", "--json").stdout)
+    assert {row["path"]: row["size"] for row in listed}["tree/folder/c.txt"] == 24_000
+    assert "rw" in archive("list", "-l", tmp_path / "a.warp").stdout
+    checked = json.loads(archive("verify", tmp_path / "a.warp", "--json").stdout)
+    assert checked["chunks"] == checked["of"] == 2
+
+
+def test_patterns(tree, tmp_path):
+    archive("create", tree, "-o", tmp_path / "a.warp")
+    archive("extract", tmp_path / "a.warp", "tree/folder/*.txt", "-o", tmp_path / "some")
+    assert set(contents(tmp_path / "some")) == {"tree/folder/b.txt", "tree/folder/c.txt"}
+    done = archive("extract", tmp_path / "a.warp", "nothing", "-o", tmp_path / "none", code=2)
+    assert "nothing in the archive matches" in done.stderr
+    archive("create", tree, "-o", tmp_path / "b.warp", "-e", "*.txt")
+    assert "b.txt" not in archive("list", tmp_path / "b.warp").stdout
+
+
+def test_files_that_are_there_are_not_touched_unless_asked(tree, tmp_path):
+    archive("create", tree, "-o", tmp_path / "a.warp")
+    out = tmp_path / "out"
+    archive("extract", tmp_path / "a.warp", "-o", out)
+    mine = out / "tree" / "a file"
+    mine.write_bytes(b"mine")
+    refused = archive("extract", tmp_path / "a.warp", "-o", out, code=3)
+    assert "tree/a file" in refused.stderr
+    assert mine.read_bytes() == b"mine"
+    archive("extract", tmp_path / "a.warp", "-o", out, "--overwrite", "replace")
+    assert mine.read_bytes() == b""
+
+
+def test_passphrase(tree, tmp_path, monkeypatch):
+    from core import slots
+    from core.archive import keys
+    from tests.support.identity import CHEAP
+
+    monkeypatch.setattr(keys.PassphraseOpener.__init__, "__defaults__", (CHEAP,))
+    secret = tmp_path / "secret"
+    secret.write_text("correct horse\n")
+    locked = tmp_path / "a.warp"
+    archive("create", tree, "-o", locked, "--encrypt", "--passphrase-file", secret)
+    assert b"folder" not in locked.read_bytes()
+    assert archive("list", locked, code=2).stderr.count("\n") == 1  # no terminal to ask on
+    secret.write_text("wrong\n")
+    wrong = archive("list", locked, "--passphrase-file", secret, code=12)
+    assert str(locked) in wrong.stderr
+    secret.write_text("correct horse")
+    assert "folder" in archive("list", locked, "--passphrase-file", secret).stdout
+    assert slots.ARGON2_DEFAULT.memory_kib == 256 * 1024
+
+
+def test_key_file_and_vault(tree, tmp_path, monkeypatch):
+    key = tmp_path / "key"
+    key.write_text(os.urandom(32).hex())
+    key.chmod(0o600)
+    archive("create", tree, "-o", tmp_path / "a.warp", "--key-file", key)
+    assert "--key-file" in archive("list", tmp_path / "a.warp", code=12).stderr
+    assert "folder" in archive("list", tmp_path / "a.warp", "--key-file", key).stdout
+
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("PORTAL_HOME", str(home))
+    missing = archive("create", tree, "-o", tmp_path / "v.warp", "--recipient", "vault", code=1)
+    assert "no vault" in missing.stderr
+    provider = KeyFileProvider(home / "device.key")
+    provider.create()
+    held = keystore_contents()
+    one = {key: value for key, value in held.vaults.items() if key[0] == bytes([1]) * 16}
+    stored = keystore.Contents(held.device, held.cert, one, {})
+    keystore.save(home / "keystore", keystore.Keystore.create(stored, [provider]))
+    archive("create", tree, "-o", tmp_path / "v.warp", "--recipient", "vault")
+    assert "folder" in archive("list", tmp_path / "v.warp").stdout
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [
+        (["create", "missing", "-o", "x.warp"], 2, "does not exist"),
+        (["create", "tree", "-o", "there"], 2, "exists already"),
+        (["create", "tree", "-o", "x.warp", "--gpu", "1"], 2, "no GPU path"),
+        (["create", "tree", "-o", "x", "--key-file", "a", "--recipient", "vault"], 2, "one lock"),
+        (["list", "missing"], 1, "No such file"),
+        (["list", "there"], 1, "not a warp archive"),
+        (["list", "empty"], 1, "too short"),
+        (["verify", "there", "--sample", "lots"], 1, "not a warp archive"),
+    ],
+)
+def test_wrong_usage_is_one_line(tree, tmp_path, monkeypatch, argv, code, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").write_bytes(b"something else" * 100)
+    (tmp_path / "empty").write_bytes(b"")
+    done = archive(*argv, code=code)
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.glob("x*"))
+
+
+def test_damage_is_named_and_the_rest_restored(tree, tmp_path):
+    (tree / "large").write_bytes(os.urandom(3 << 20))
+    path = tmp_path / "a.warp"
+    archive("create", tree, "-o", path, "--compression", "none")
+    data = bytearray(path.read_bytes())
+    at = data.index((tree / "large").read_bytes()[:64])
+    data[at] ^= 1
+    path.write_bytes(data)
+    assert "tag" in archive("verify", path, code=1).stderr
+    damaged = archive("extract", path, "-o", tmp_path / "out", code=3)
+    assert "tree/large" in damaged.stderr
+    whole = contents(tree)
+    del whole["large"]
+    assert contents(tmp_path / "out" / "tree") == whole
+
+
+def test_an_interrupted_creation_is_kept_and_resumed(tree, tmp_path, monkeypatch):
+    from core.archive.writer import ArchiveWriter
+
+    (tree / "large").write_bytes(os.urandom(20 << 20))
+    path = tmp_path / "a.warp"
+    write, done = ArchiveWriter.write, []
+
+    def failing(self, number, frame, stored, **options):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(number)
+        return write(self, number, frame, stored, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ArchiveWriter, "write", failing)
+        stopped = archive("create", tree, "-o", path, code=130)
+    assert "--resume" in stopped.stderr
+    assert not path.exists()
+    assert (tmp_path / "a.warp.partial").exists()
+    archive("create", tree, "-o", path, "--resume")
+    assert not (tmp_path / "a.warp.partial").exists()
+    archive("extract", path, "-o", tmp_path / "out")
+    assert contents(tmp_path / "out" / "tree") == contents(tree)
