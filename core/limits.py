@@ -79,6 +79,7 @@ PACK_LOOKAHEAD_BYTES = 4 * MIB  # chunks kept waiting, to choose among when a pa
 ARCHIVE_BUNDLE_BYTES_TARGET = 4 * MIB
 ARCHIVE_INDEX_BYTES_MAX = 1 * GIB  # 19 million chunks, some 70 TB of content
 ARCHIVE_SEGMENT_ENTRIES_MAX = 65_536  # of the file table at once
+ARCHIVE_FILE_EXTENTS_MAX = 1_000_000  # of one file, so that a segment holds them: some 4 TB
 ARCHIVE_SEGMENT_BYTES_TARGET = 4 * MIB
 
 STREAM_BUFFERS = 3  # of `warp stream`: one is filled, one sealed, one written

@@ -12,6 +12,7 @@ from core.archive.writer import ArchiveWriter
 from core.chunking import DEFAULT_ARCHIVE, Chunker, params_untrusted
 from core.compress import Mode
 from core.crypto import Buffer
+from core.errors import LimitExceeded, PortalError
 from core.pipeline import flow
 from core.seal import Frame
 from core.tree.content import open_file, read_small, read_xattrs
@@ -74,7 +75,7 @@ class Creation:
             builder = Builder(_chunker(writer), known)
             with Source(roots, self._report) as source:
                 await flow(
-                    self._jobs(source, builder),
+                    self._jobs(source, builder, writer.own_files()),
                     lambda job: self._store(writer, job),
                     lambda done: self._write(writer, done),
                     size_of=lambda job: len(job.chunk.data),
@@ -94,11 +95,15 @@ class Creation:
     def _write(self, writer: ArchiveWriter, done: _Written) -> None:
         self.progress.stored_bytes += writer.write(*done)
 
-    def _jobs(self, source: Source, builder: Builder) -> Iterator[list[Job]]:
+    def _jobs(
+        self, source: Source, builder: Builder, own_files: set[tuple[int, int]]
+    ) -> Iterator[list[Job]]:
         """The chunks of everything, a few MiB at a time."""
         options, links = self._options, LinkGroups()
         entries = walk(source, exclude=options.exclude, one_file_system=options.one_file_system)
         for entry in entries:
+            if (entry.dev, entry.ino) in own_files:
+                continue  # the archive lies in what it archives
             first = links.first_of(entry)
             try:
                 if first is not None:
@@ -107,7 +112,7 @@ class Creation:
                     stored = yield from self._large(source, builder, entry)
                 else:
                     stored = self._small(source, builder, entry)
-            except (OSError, Changed) as e:
+            except (OSError, PortalError) as e:
                 if first is None:
                     links.forget(entry)
                 self._report(entry.path, e)
@@ -143,6 +148,8 @@ class Creation:
                 if run.length >= LARGE_FILE_BYTES:
                     for extent in builder.large(reader.read):
                         extents.append(extent)
+                        if len(extents) > limits.ARCHIVE_FILE_EXTENTS_MAX:
+                            raise LimitExceeded("too long for one archive")
                         if builder.jobs_bytes >= limits.THREAD_HOP_BYTES:
                             self._watch()
                             yield builder.take_jobs()

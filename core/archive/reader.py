@@ -15,7 +15,7 @@ from core import limits
 from core.archive.header import HEADER_BYTES, Body, Head
 from core.archive.index import Entry, Index
 from core.archive.keys import ArchiveKeys, Lock, Opener
-from core.archive.table import HOLE, Extent, Segment, Stored
+from core.archive.table import Extent, Segment, Stored
 from core.crypto import Buffer
 from core.errors import FormatError, IntegrityError, PortalError, WrongKey
 from core.hashing import digest
@@ -27,6 +27,7 @@ from core.tree.entry import EntryType
 
 INDEX_PURPOSE = b"portal archive 1 index"
 _CHUNKS_KEPT = 8
+_ZEROS = memoryview(bytes(limits.MIB))
 
 
 class ArchiveReader:
@@ -132,10 +133,17 @@ class ArchiveReader:
                 return segment.entry_untrusted(segment.paths.index(path))
         return None
 
+    def content_untrusted(self, stored: Stored) -> Iterator[memoryview]:
+        """The bytes of a file, a part at a time; a hole comes as zeros, never many at once."""
+        for extent in stored.extents:
+            if not extent.is_hole:
+                yield self.extent_untrusted(extent)
+                continue
+            for start in range(0, extent.length, len(_ZEROS)):
+                yield _ZEROS[: extent.length - start]
+
     def extent_untrusted(self, extent: Extent) -> memoryview:
-        """The bytes of a part of a file; a hole's are zeros."""
-        if extent.chunk == HOLE:
-            return memoryview(bytes(extent.length))
+        """The bytes of a part of a file that is no hole."""
         return self.part_untrusted(self.kept_chunk_untrusted(extent.chunk), extent)
 
     def part_untrusted(self, chunk: memoryview, extent: Extent) -> memoryview:

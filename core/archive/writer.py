@@ -194,6 +194,11 @@ class ArchiveWriter:
         self._journal_path.unlink(missing_ok=True)
         return body.archive_len
 
+    def own_files(self) -> set[tuple[int, int]]:
+        """What is being written, by device and inode: nothing that belongs into an archive."""
+        found = map(os.fstat, (self._file, self._journal))
+        return {(stat.st_dev, stat.st_ino) for stat in found}
+
     def close(self) -> None:
         """Let go of the files; an unfinished archive stays for `resume`."""
         for fd in (self._file, self._journal):

@@ -240,8 +240,8 @@ def cat(file: Path, path: str, **asked: Any) -> None:
         raise UsageError(
             f"holds no file {path}", where=str(file), hint="warp archive list shows all"
         )
-    for extent in stored.extents:
-        sys.stdout.buffer.write(reader.extent_untrusted(extent))
+    for part in reader.content_untrusted(stored):
+        sys.stdout.buffer.write(part)
 
 
 # --- keys -----------------------------------------------------------------------------------------

@@ -115,6 +115,6 @@ def read_all(data: bytes, openers: Sequence[Opener] = (KEY_FILE,)) -> dict[bytes
         if stored.link is not None:
             found[stored.entry.path] = found[stored.link]
             continue
-        parts = [bytes(reader.extent_untrusted(extent)) for extent in stored.extents]
+        parts = list(reader.content_untrusted(stored))
         found[stored.entry.path] = b"".join(parts)
     return found

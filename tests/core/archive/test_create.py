@@ -287,3 +287,28 @@ def test_nothing_and_several_roots(tmp_path, tree):
     entries = entries_of(tmp_path / "b")
     assert set(entries) == {b"tree", b"tree/f", b"again"}
     assert entries[b"tree"].entry.type is EntryType.DIRECTORY
+
+
+def test_an_archive_that_lies_in_what_it_archives_leaves_itself_out(tmp_path):
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "file").write_bytes(b"content")
+    path = tree / "a.warp"
+    creation = Creation(Options(), lambda path, e: pytest.fail(f"{path}: {e}"))
+    trio.run(creation.create, path, [Root.of(tree)])
+    stored = ArchiveReader.open_file(path).entries_untrusted()
+    assert [s.entry.path for s in stored] == [b"tree", b"tree/file"]
+
+
+def test_a_file_of_too_many_parts_is_left_out_and_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "ARCHIVE_FILE_EXTENTS_MAX", 0)
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "large").write_bytes(bytes(1 << 20) + b"x")
+    (tree / "small").write_bytes(b"content")
+    reports = []
+    creation = Creation(Options(), lambda path, e: reports.append((path, str(e))))
+    trio.run(creation.create, tmp_path / "a.warp", [Root.of(tree)])
+    assert reports == [(b"tree/large", "too long for one archive")]
+    stored = ArchiveReader.open_file(tmp_path / "a.warp").entries_untrusted()
+    assert [s.entry.path for s in stored] == [b"tree", b"tree/small"]
