@@ -81,6 +81,8 @@ class ArchiveReader:
         entry = self.index.entry_untrusted(number)
         stored = self._stored_untrusted(entry)
         plain = open_stored_untrusted(stored, entry, self._keys, self.head.salt)
+        if plain.obj is self._mapped is not None:
+            plain = memoryview(bytes(plain))  # a view would bring the pages back
         self._forget(entry)
         return plain
 

@@ -40,3 +40,13 @@ process.forbid_core_dumps()
 print(resource.getrlimit(resource.RLIMIT_CORE))
 """
     assert run(code) == "(0, 0)"
+
+
+def test_bulk_work_switches_threads_often_and_collects_rarely():
+    code = """
+import gc, sys
+from core import process
+process.prepare_for_bulk()
+print(sys.getswitchinterval() < 0.001, gc.isenabled(), gc.get_threshold()[0] > 100_000)
+"""
+    assert run(code) == "True True True"
