@@ -48,7 +48,6 @@ ARGON2_SALT_BYTES = 16
 
 ARCHIVE_CHUNK_BYTES_MAX = 16 * MIB
 ARCHIVE_SALT_BYTES = 32
-ARCHIVE_CHUNKS_MAX = 1 << 32
 
 # Streams: a frame's key serves so many frames and bytes, then both ends derive the next one.
 STREAM_CHUNK_SIZES_BYTES = (64 * KIB, 256 * KIB, 1 * MIB)
