@@ -60,7 +60,9 @@ class ArchiveReader:
                 return cls(data, head, Body.open_untrusted(data, head, keys), keys)
         name = head.lock.name.lower().replace("_", " ")
         which = f"another {name} than was given" if fitting else f"a {name}"
-        raise WrongKey(f"the archive is locked with {which}", hint=_HINTS[head.lock])
+        asked = fitting and head.lock is Lock.PASSPHRASE
+        hint = "check the spelling" if asked else _HINTS[head.lock]
+        raise WrongKey(f"the archive is locked with {which}", hint=hint)
 
     @classmethod
     def open_file(cls, path: Path, openers: Sequence[Opener] = ()) -> Self:

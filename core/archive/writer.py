@@ -8,6 +8,7 @@ The file grows as `NAME.partial` and gets its name when it is whole and on the d
     record  = index entry, sealed if the archive is
 """
 
+import fcntl
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,7 +17,7 @@ from pathlib import Path
 from core import envelope, limits
 from core.archive.header import ENTRY_BYTES, HEADER_BYTES, Body, Head
 from core.archive.index import Entry, Index
-from core.archive.keys import ArchiveKeys, Opener
+from core.archive.keys import ArchiveKeys, Lock, Opener
 from core.archive.reader import INDEX_PURPOSE, open_stored_untrusted
 from core.compress import Mode
 from core.crypto import Buffer, Entropy, system_entropy
@@ -66,7 +67,7 @@ class ArchiveWriter:
 
     def begin(self) -> dict[bytes, int]:
         """Start anew; an older attempt at the same archive is given up. Nothing is known yet."""
-        self._file = os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._claim()
         os.ftruncate(self._file, 0)
         os.ftruncate(self._file, HEADER_BYTES)
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
@@ -78,25 +79,48 @@ class ArchiveWriter:
         """Go on where an interrupted run ended; gives the numbers of the chunks there, by tag."""
         if not (self._partial.exists() and self._journal_path.exists()):
             return self.begin()
-        self._file = os.open(self._partial, os.O_RDWR | os.O_CLOEXEC)
+        self._claim()
+        try:
+            known = self._taken_up(opener)
+        except BaseException:
+            self.close()
+            raise
+        if known is None:
+            self.close()
+            return self.begin()
+        return known
+
+    def _taken_up(self, opener: Opener | None) -> dict[bytes, int] | None:
+        """What is there; nothing if the journal is none."""
         self._journal = os.open(self._journal_path, os.O_RDWR | os.O_CLOEXEC)
         journal = _read_whole(self._journal)
         try:
             head = Head.read_untrusted(journal[:_HEAD_BYTES].ljust(HEADER_BYTES, b"\1"))
         except FormatError:
-            self.close()
-            return self.begin()
-        expected = opener.lock if opener else 0
-        if head.lock != expected:
-            raise UsageError(
-                "the interrupted archive is locked in another way", where=str(self._path)
-            )
+            return None
+        if head.lock != (opener.lock if opener else Lock.NONE):
+            what = "the interrupted archive is locked in another way"
+            raise UsageError(what, where=str(self._path))
         self._set_head(head, opener)
         known, kept = self._salvage(journal[_HEAD_BYTES:])
         os.ftruncate(self._journal, _HEAD_BYTES + kept)
         os.lseek(self._journal, 0, os.SEEK_END)
         os.ftruncate(self._file, self._end)
+        _write_all(self._file, (bytes(HEADER_BYTES),), 0)  # it may have come as far as its header
         return known
+
+    def _claim(self) -> None:
+        """Open the growing file for this process alone; the lock goes with the process."""
+        self._file = os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between open and lock whoever held it may have finished and given it its name.
+            is_ours = os.path.samestat(os.fstat(self._file), self._partial.stat())
+        except (BlockingIOError, FileNotFoundError):
+            is_ours = False
+        if not is_ours:
+            self.close()
+            raise UsageError("is being made by another process", where=str(self._path))
 
     def _salvage(self, records: bytes) -> tuple[dict[bytes, int], int]:
         known: dict[bytes, int] = {}
@@ -188,6 +212,10 @@ class ArchiveWriter:
         os.fsync(self._file)
         _write_all(self._file, (body.sealed(self._head, self._keys),), 0)
         os.fsync(self._file)
+        if os.path.lexists(self._path):
+            raise UsageError(
+                "exists by now; what was made stays beside it", where=str(self._partial)
+            )
         self._partial.rename(self._path)
         sync_directory(self._path.parent)
         self.close()

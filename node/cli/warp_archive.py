@@ -84,6 +84,10 @@ def create(inputs: tuple[Path, ...], output: Path, **asked: Any) -> int:
         raise UsageError("does not exist", where=str(missing[0]))
     if output.exists():
         raise UsageError("exists already", where=str(output), hint="choose another name")
+    partial = output.with_name(output.name + ".partial")
+    if partial.exists() and not asked["resume"]:
+        hint = "--resume goes on with it; delete it to begin anew"
+        raise UsageError("an interrupted archive is there", where=str(partial), hint=hint)
     excluded = (
         matching(tuple(os.fsencode(p) for p in asked["exclude"])) if asked["exclude"] else None
     )
@@ -102,8 +106,8 @@ def create(inputs: tuple[Path, ...], output: Path, **asked: Any) -> int:
         made = run.run_trio(creation.create, output, [Root.of(os.fsencode(p)) for p in inputs])
     except BaseException:
         status.clear()
-        if output.with_name(output.name + ".partial").exists():
-            status.say(f"warp: what was done is kept: --resume goes on, or delete {output}.partial")
+        if partial.exists():
+            status.say(f"warp: what was done is kept: --resume goes on, or delete {partial}")
         raise
     status.clear()
     totals = made.totals
@@ -328,8 +332,11 @@ def _prepare(gpu: str) -> None:
 
 
 def _show_creation(status: Status, creation: Any) -> None:
+    from core.tree.paths import shown
+
     progress = creation.progress
-    status.update(progress.read_bytes, 0, progress.files, os.fsdecode(progress.now))
+    stored = f"{size_text(progress.stored_bytes)} stored"
+    status.update(progress.read_bytes, 0, progress.files, f"{stored}  {shown(progress.now)}")
 
 
 def _verify_all(

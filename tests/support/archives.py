@@ -79,7 +79,8 @@ def make(
     mode: Mode = Mode.AUTO,
     seed: str = "archive",
 ) -> Path:
-    """A whole archive."""
+    """A whole archive, in place of an older one."""
+    path.unlink(missing_ok=True)
     writer, builder, _ = begin(path, contents, opener, mode=mode, seed=seed)
     finish(writer, builder)
     return path
@@ -92,7 +93,8 @@ def make_by_hand(
     opener: Opener | None = None,
     change: Callable[[Segment], None] = lambda _: None,
 ) -> Path:
-    """An archive with this table, whatever it says."""
+    """An archive with this table, whatever it says, in place of an older one."""
+    path.unlink(missing_ok=True)
     writer = ArchiveWriter(path, opener, Mode.OFF, fixed_entropy("by hand"))
     writer.begin()
     for number, data in enumerate(chunks):

@@ -42,6 +42,7 @@ def small_cuts(monkeypatch):
 
 def archived(path, *roots, reports=None, **options):
     reports = Reports() if reports is None else reports
+    path.unlink(missing_ok=True)
     creation = Creation(Options(**options), reports)
     made = trio.run(partial(creation.create, path, [Root.of(str(r), b"") for r in roots]))
     assert made.archive_bytes == path.stat().st_size

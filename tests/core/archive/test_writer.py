@@ -1,3 +1,4 @@
+import fcntl
 import os
 
 import pytest
@@ -281,3 +282,48 @@ def test_a_damaged_whole_archive_is_not_taken_for_one_to_resume(tmp_path):
     assert path.read_bytes() == before  # until the new one is whole
     with pytest.raises((FormatError, IntegrityError)):
         read_all(before[:-1])
+
+
+def test_two_processes_never_write_one_archive(tmp_path):
+    path = tmp_path / "a.warp"
+    writer, builder, new = begin(path, CONTENTS, None)
+    before = (tmp_path / "a.warp.partial").read_bytes()
+    for resume in (False, True):
+        with pytest.raises(UsageError, match="another process"):
+            begin(path, {b"other": b"content"}, None, resume=resume)
+    assert (tmp_path / "a.warp.partial").read_bytes() == before
+    finish(writer, builder)
+    assert read_all(path.read_bytes()) == CONTENTS
+    assert new
+
+
+def test_a_file_that_was_finished_meanwhile_is_not_begun_again(tmp_path, monkeypatch):
+    # Opened as the partial file, renamed by whoever finished it, and only then locked.
+    path = tmp_path / "a.warp"
+    writer, builder, _ = begin(path, CONTENTS, None)
+    lock = fcntl.flock
+
+    def late(fd, how):
+        finish(writer, builder)
+        lock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(UsageError, match="another process"):
+        begin(path, {b"other": b"content"}, None)
+    assert read_all(path.read_bytes()) == CONTENTS
+
+
+def test_a_name_taken_meanwhile_is_not_replaced(tmp_path):
+    path = tmp_path / "a.warp"
+    writer, builder, _ = begin(path, CONTENTS, None)
+    path.write_bytes(b"somebody else's")
+    with pytest.raises(UsageError, match="exists by now"):
+        finish(writer, builder)
+    assert path.read_bytes() == b"somebody else's"
+    writer.close()
+    path.unlink()
+    resumed, builder, new = begin(path, CONTENTS, None, resume=True)
+    assert (tmp_path / "a.warp.partial").read_bytes()[:256] == bytes(256)
+    finish(resumed, builder)
+    assert read_all(path.read_bytes()) == CONTENTS
+    assert not new

@@ -206,7 +206,9 @@ def test_an_interrupted_creation_is_kept_and_resumed(tree, tmp_path, monkeypatch
         stopped = archive("create", tree, "-o", path, code=130)
     assert "--resume" in stopped.stderr
     assert not path.exists()
-    assert (tmp_path / "a.warp.partial").exists()
+    kept = (tmp_path / "a.warp.partial").read_bytes()
+    assert "--resume" in archive("create", tree, "-o", path, code=2).stderr
+    assert (tmp_path / "a.warp.partial").read_bytes() == kept  # hours of work are not begun anew
     archive("create", tree, "-o", path, "--resume")
     assert not (tmp_path / "a.warp.partial").exists()
     archive("extract", path, "-o", tmp_path / "out")
