@@ -62,6 +62,12 @@ class Label(Enum):
     ARCHIVE_ENTRY = "archive entry"
     ARCHIVE_JOURNAL = "archive journal"
 
+    # the vault's directory
+    VAULT_CACHE = "vault cache"
+    VAULT_LOOKS = "vault looks"
+    VAULT_RULES = "vault rules"
+    HEAD_HASH = "vault head hash"
+
     # streams
     STREAM_SUBKEYS = "stream subkeys"
     STREAM_EPOCH = "stream epoch"
@@ -80,6 +86,7 @@ class SignLabel(Enum):
     """Purposes of signatures: no structure verifies as another."""
 
     DEVICE_CERT = "device-cert"
+    VAULT_HEAD = "vault-head"
 
 
 @unique
@@ -89,3 +96,6 @@ class EnvelopeKind(Enum):
     KEYSTORE_PAYLOAD = 0x10
     KEY_SLOT = 0x11
     ARCHIVE_JOURNAL = 0x12
+    VAULT_CONFIG = 0x13
+    VAULT_HEAD = 0x14
+    VAULT_INDEX = 0x15

@@ -73,6 +73,7 @@ CODEC_BYTES_MAX = 64 * MIB
 CODEC_DEPTH_MAX = 16
 
 BUNDLE_BYTES_TARGET = 960 * KIB  # small pieces are joined up to here; fits a pack of 1 MiB
+PACK_PIECES_TARGET = 65_536  # in bundles waiting for a pack; then it is closed as it is
 PACK_LOOKAHEAD_BYTES = 4 * MIB  # chunks kept waiting, to choose among when a pack fills up
 
 ARCHIVE_BUNDLE_BYTES_TARGET = 4 * MIB
@@ -107,8 +108,63 @@ RECOVER_ATTEMPTS_MAX = 256  # sets of shards tried when checked shards contradic
 MALLOC_MMAP_BYTES = 32 * MIB  # the most glibc accepts; see core/process.py
 MALLOC_KEEP_BYTES = 128 * MIB  # freed memory at the top of the heap that stays with the process
 TREE_OPEN_DIRECTORIES_MAX = 64  # file descriptors a walk or a restore holds
-TREE_WALK_BATCH_ENTRIES = 512  # looked at before the first of them is handed out
 TREE_OWNERS_CACHED_MAX = 16_384
 TREE_SMALL_FILE_BYTES_MAX = 16 * MIB  # what `read_small` takes into memory
 TREE_HOLE_BYTES_MIN = 64 * KIB  # smaller holes are read as the zeros they are
 TREE_EXTENTS_MAX = 65_536  # of one sparse file; what follows is read as one
+
+# --- the vault: bounds of its formats ---------------------------------------------------------
+
+LINK_MARK_BYTES = 16  # of a file with several names, in a snapshot
+SNAPSHOT_CONTENT_BYTES_MAX = 1 * MIB  # what one row of a directory says about its content
+SNAPSHOT_ERRORS_MAX = 200  # told in a snapshot one by one; the rest is counted
+SNAPSHOT_ERRORS_BYTES_MAX = 64 * KIB  # of their paths and texts: heads repeat them
+SNAPSHOT_PATHS_MAX = 1_024
+SNAPSHOT_TAGS_MAX = 64
+SNAPSHOT_TEXT_BYTES_MAX = 1 * KIB
+SNAPSHOT_RECORD_BYTES_MAX = 4 * MIB
+SNAPSHOTS_MAX = 65_536  # in one head
+HEAD_BYTES_MAX = 64 * MIB
+DIRECTORY_PART_BYTES_MIN = 96 * KIB  # a directory is cut into pieces from here on
+DIRECTORY_PART_BYTES_MAX = 640 * KIB
+DIRECTORY_PIECE_BYTES_MAX = 3 * MIB  # a part as it came out; a row may have large attributes
+CUT_LIST_EXTENTS_MAX = 16_384  # extents of one CUT_LIST piece: 640 KiB
+VAULT_CONFIG_BYTES_MAX = 64 * KIB
+
+# --- the vault: chosen by us --------------------------------------------------------------------
+
+SMALL_FILE_BYTES_MAX = 512 * KIB - 1  # longer files are cut by the chunker
+DELTA_BYTES_TARGET = 8 * MIB  # of pack indexes, in one index delta
+DELTA_BYTES_MAX = 48 * MIB
+DELTAS_MAX = 24  # beyond, small ones are merged
+HEADS_KEPT = 64  # older ones are taken away when a new one is written
+TABLE_ROWS_PENDING_MAX = 131_072  # new pieces in memory before they go to a table in the cache
+TABLE_BYTES_MAX = 16 * GIB
+PACKS_OPEN_MAX = 32  # file descriptors a reader of a vault holds
+CHUNKS_CACHED_BYTES_MAX = 24 * MIB
+RECENT_NS = 2_000_000_000  # a file touched so shortly before a run may change without a trace
+
+# What is backed up: patterns, rules, configuration.
+PATTERN_BYTES_MAX = 4 * KIB
+PATTERN_SETS_CACHED_MAX = 4_096  # of different directories, as patterns see them
+IGNORE_FILE_BYTES_MAX = 256 * KIB
+CONFIG_FILE_BYTES_MAX = 1 * MIB
+HOOK_SECONDS_DEFAULT = 3_600
+HOOK_GRACE_SECONDS = 10  # between asking a hook to end and ending it
+
+# Batches of file system calls.
+TREE_BATCH_FILES_MAX = 1_024  # read or written in one call
+TREE_BATCH_BYTES_MAX = 2 * MIB
+TREE_BATCH_DIRECTORIES_MAX = 32  # held open for one call; two batches may be held at once
+TREE_BATCH_FILE_BYTES_MAX = 1 * MIB  # one larger file is no faster in a batch, and is copied once more
+
+# Keeping a vault healthy.
+TRASH_SECONDS_DEFAULT = 7 * 86_400  # what was collected can be brought back for so long
+UNUSED_PERCENT_MAX = 5.0  # of what is in use: more, and packs are sealed again without it
+TRASHED_PERCENT_MAX = 50.0  # of a vault in one run, unless what was forgotten explains it
+
+# Reading snapshots.
+RESTORE_WINDOW_ENTRIES = 8_192  # planned at once, so that what lies together is opened together
+FIND_CACHE_ENTRIES = 262_144  # directories whose matches are remembered from snapshot to snapshot
+FIND_CACHE_NODES_MAX = 65_536  # matches remembered in all
+AFFECTED_TOLD_MAX = 1_000  # files a check names one by one; the rest is counted

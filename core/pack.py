@@ -20,16 +20,14 @@ from core.labels import Label
 from core.pack_index import (
     CHUNK_ROW_BYTES,
     INDEX_HEAD_BYTES,
-    PIECE_ROW_BYTES,
     ChunkRow,
     Location,
     MeshPlace,
     PackIndex,
     chunk_row,
     encode,
-    piece_rows,
 )
-from core.pieces import Kind, check_tag_untrusted
+from core.pieces import PIECE_ROW_BYTES, Kind, check_tag_untrusted
 from core.seal import (
     SEAL_BYTES,
     SUBKEYS_BYTES,
@@ -47,8 +45,8 @@ _VERSION = 1
 _HEADER = struct.Struct(">IIII")  # pack_len, index_off, index_len, version
 _HEADER_PURPOSE = b"portal pack 2 header"
 _INDEX_PURPOSE = b"portal pack 2 index"
-_CHUNKS_AT = limits.PACK_SALT_BYTES + SEAL_BYTES + _HEADER.size
-_EMPTY_BYTES = _CHUNKS_AT + SEAL_BYTES + INDEX_HEAD_BYTES
+CHUNKS_AT = limits.PACK_SALT_BYTES + SEAL_BYTES + _HEADER.size
+_EMPTY_BYTES = CHUNKS_AT + SEAL_BYTES + INDEX_HEAD_BYTES
 
 ReadAt = Callable[[int, int], Buffer]
 
@@ -133,7 +131,7 @@ class PackWriter:
         self._salt = entropy(limits.PACK_SALT_BYTES)
         self._out = bytearray(pack_bytes) if buffer is None else buffer
         assert len(self._out) == pack_bytes
-        self._end = _CHUNKS_AT
+        self._end = CHUNKS_AT
         self._room = room_bytes(pack_bytes)
         self._chunk_rows: list[bytes] = []
         self._bundle_rows: list[bytes] = []
@@ -172,7 +170,7 @@ class PackWriter:
         assert all(slot.sealed for slot in self._slots)
         data = encode(self._chunk_rows, self._bundle_rows)
         # Reading our own index back costs little, and no pack leaves with one that cannot be read.
-        index = PackIndex.decode_untrusted(data, _CHUNKS_AT)
+        index = PackIndex.decode_untrusted(data, CHUNKS_AT)
         assert index.chunks_end == self._end
         _close(self._out, self._keys, self._salt, index)
         return Pack(memoryview(self._out).toreadonly(), self._salt, index)
@@ -192,7 +190,7 @@ class PackWriter:
             mesh=mesh,
         )
         self._chunk_rows.append(chunk_row(row))
-        self._bundle_rows.append(piece_rows(frame.pieces))
+        self._bundle_rows.append(frame.pieces.rows)
         self._room -= cost
         self._end += sealed_len
         return memoryview(self._out)[row.offset : self._end]
@@ -218,7 +216,7 @@ def _close(out: bytearray, keys: PackKeys, salt: bytes, index: PackIndex) -> Non
     header = _HEADER.pack(len(out), index_off, index_len, _VERSION)
     view = memoryview(out)
     view[: len(salt)] = salt
-    seal_into(view[len(salt) : _CHUNKS_AT], header_keys, _HEADER_PURPOSE, (header,))
+    seal_into(view[len(salt) : CHUNKS_AT], header_keys, _HEADER_PURPOSE, (header,))
     seal_into(view[index_off:end], index_keys, _INDEX_PURPOSE, (index.data,))
     view[end:] = _padding(keys.pack, salt, len(out) - end)
 
@@ -262,7 +260,7 @@ class PackReader:
         """
         if pack_bytes not in limits.PACK_SIZES_BYTES:
             raise FormatError(f"a pack never has {pack_bytes} bytes")
-        head = bytes(_read_untrusted(read_at, 0, _CHUNKS_AT))
+        head = bytes(_read_untrusted(read_at, 0, CHUNKS_AT))
         salt = head[: limits.PACK_SALT_BYTES]
         if name is not None and not equal(pack_name(salt), name):
             raise IntegrityError("another pack than its name says")
@@ -272,14 +270,14 @@ class PackReader:
         if version > _VERSION:
             raise NewerFormat
         end = index_off + index_len
-        if version != _VERSION or length != pack_bytes or index_off < _CHUNKS_AT or end > length:
+        if version != _VERSION or length != pack_bytes or index_off < CHUNKS_AT or end > length:
             raise FormatError("the header of a pack does not fit it")
         sealed = _read_untrusted(read_at, index_off, index_len)
         try:
             data = unseal_untrusted(sealed, index_keys, _INDEX_PURPOSE)
         except WrongKey as e:
             raise IntegrityError("the index of a pack was changed since it was sealed") from e
-        index = PackIndex.decode_untrusted(data, _CHUNKS_AT)
+        index = PackIndex.decode_untrusted(data, CHUNKS_AT)
         if index.chunks_end != index_off:
             raise FormatError("the index of a pack does not fit it")
         if any(row.mesh is None and row.epoch != keys.epoch for row in index.chunks):

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Self
 from core import limits
 from core.crypto import Buffer
 from core.errors import FormatError, LimitExceeded, NewerFormat
-from core.pieces import Domain, Kind, Piece
+from core.pieces import PIECE_ROW_BYTES, Domain, Kind
 from core.seal import CHUNK_OVERHEAD_BYTES
 from core.secret import Secret
 
@@ -33,7 +33,6 @@ _NO_HASH = bytes(limits.HASH_BYTES)
 
 INDEX_HEAD_BYTES = _HEAD.size
 CHUNK_ROW_BYTES = _CHUNK.size
-PIECE_ROW_BYTES = _PIECE.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +82,6 @@ def chunk_row(row: ChunkRow) -> bytes:
     key, root = (row.mesh.chunk_key.reveal(), row.mesh.root) if row.mesh else (_NO_HASH, _NO_HASH)
     lengths = (row.sealed_len, row.plain_len, row.piece_count)
     return _CHUNK.pack(*lengths, row.epoch, row.kind, row.domain, 0, row.tag, key, root)
-
-
-def piece_rows(pieces: Sequence[Piece]) -> bytes:
-    """The rows of the pieces of one bundle."""
-    pack = _PIECE.pack
-    return b"".join([pack(tag, kind << _LENGTH_BITS | length) for tag, kind, length in pieces])
 
 
 def encode(chunk_rows: Sequence[bytes], bundle_rows: Sequence[bytes]) -> bytes:

@@ -11,6 +11,8 @@ from core import limits
 from core.pack import cost_bytes, room_bytes
 from core.seal import Frame
 
+Content = tuple[int, list[Frame]]  # the size of a pack, and what goes in
+
 _FULL_BYTES = limits.PACK_SIZES_BYTES[-1]
 _UNIT_BYTES = limits.PACK_SIZES_BYTES[0]
 
@@ -35,25 +37,31 @@ class Packing:
         self._frames: list[Frame] = []
         self._costs: list[int] = []
         self._bytes = 0
+        self._pieces = 0
 
-    def add(self, frame: Frame) -> list[Frame] | None:
-        """Take in a chunk; gives the content of a pack of the largest size when there is one."""
+    def add(self, frame: Frame) -> list[Content]:
+        """Take in a chunk; gives the size and content of packs that are to be made now.
+
+        That is a full pack when there is enough for one, or all that waits when it holds so many
+        small pieces that its index would be large to keep and slow to read.
+        """
         cost = cost_bytes(frame)
         self._frames.append(frame)
         self._costs.append(cost)
         self._bytes += cost
-        if self._bytes < _FULL_BYTES + limits.PACK_LOOKAHEAD_BYTES:
-            return None
-        return self._take(choose_full(self._costs))
+        self._pieces += len(frame.pieces)
+        if self._bytes >= _FULL_BYTES + limits.PACK_LOOKAHEAD_BYTES:
+            return [(_FULL_BYTES, self._take(choose_full(self._costs)))]
+        return self.finish() if self._pieces >= limits.PACK_PIECES_TARGET else []
 
-    def finish(self) -> list[tuple[int, list[Frame]]]:
+    def finish(self) -> list[Content]:
         """The sizes and contents of the last packs of a run."""
         packs = []
         while self._bytes > room_bytes(_FULL_BYTES):
             packs.append((_FULL_BYTES, self._take(choose_full(self._costs))))
         plans = plan_tail(self._costs)
         packs += [(plan.pack_bytes, [self._frames[i] for i in plan.chunks]) for plan in plans]
-        self._frames, self._costs, self._bytes = [], [], 0
+        self._frames, self._costs, self._bytes, self._pieces = [], [], 0, 0
         return packs
 
     def _take(self, chosen: list[int]) -> list[Frame]:
@@ -62,6 +70,7 @@ class Packing:
         self._frames = [frame for i, frame in enumerate(self._frames) if i not in gone]
         self._costs = [cost for i, cost in enumerate(self._costs) if i not in gone]
         self._bytes = sum(self._costs)
+        self._pieces = sum(len(frame.pieces) for frame in self._frames)
         return taken
 
 

@@ -20,7 +20,7 @@ from core import limits
 from core.compress import Mode
 from core.intake import Batches
 from core.pack import Pack, PackKeys, PackWriter, Slot
-from core.packing import Packing
+from core.packing import Content, Packing
 from core.pieces import Chunk
 from core.seal import Frame, prepare
 
@@ -28,7 +28,6 @@ A = TypeVar("A")
 B = TypeVar("B")
 T = TypeVar("T")
 Deliver = Callable[[Pack], Awaitable[None]]
-_Content = tuple[int, list[Frame]]
 
 _FULL_BYTES = limits.PACK_SIZES_BYTES[-1]
 # Packing may hold so much while it waits for more: a smaller budget would wait for itself.
@@ -94,7 +93,7 @@ class Packer:
         self._chunks_in, self._chunks_out = trio.open_memory_channel[Chunk](
             limits.PIPELINE_QUEUE_CHUNKS_MAX
         )
-        self._packs_in, self._packs_out = trio.open_memory_channel[_Content](0)
+        self._packs_in, self._packs_out = trio.open_memory_channel[Content](0)
 
     async def put(self, chunk: Chunk) -> None:
         """Hand a chunk over; waits while too much is in flight."""
@@ -130,8 +129,8 @@ class Packer:
             for chunk, frame in zip(batch, frames, strict=True):
                 self.budget.give(len(chunk.data) - len(frame.data))
                 # No await inside `add`: the content of a pack leaves Packing in one step.
-                if content := self._packing.add(frame):
-                    await self._packs_in.send((_FULL_BYTES, content))
+                for content in self._packing.add(frame):
+                    await self._packs_in.send(content)
 
     def _prepare(self, batch: Sequence[Chunk]) -> list[Frame]:
         return [prepare(chunk, self._mode) for chunk in batch]

@@ -23,7 +23,7 @@ from core.crypto import Buffer, aead_open, aead_seal_into, equal
 from core.errors import FormatError, IntegrityError, LimitExceeded, NewerFormat, WrongKey
 from core.hashing import derive, keyed
 from core.labels import Label
-from core.pieces import Chunk, Domain, Kind, Piece, check_tag_untrusted
+from core.pieces import NO_PIECES, Chunk, Domain, Kind, Pieces, check_tag_untrusted
 from core.secret import Secret
 
 _SUITE = 1  # ChaCha20-Poly1305, nonce and commitment by BLAKE3
@@ -114,7 +114,7 @@ class Frame:
     codec: Codec
     plain_len: int
     data: Buffer
-    pieces: Sequence[Piece] = ()
+    pieces: Pieces = NO_PIECES
 
     @property
     def sealed_len(self) -> int:

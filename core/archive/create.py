@@ -15,8 +15,9 @@ from core.crypto import Buffer
 from core.errors import LimitExceeded, PortalError
 from core.pipeline import flow
 from core.seal import Frame
-from core.tree.content import open_file, read_small, read_xattrs
+from core.tree.content import Small, open_file, read_small, read_xattrs
 from core.tree.entry import Changed, Entry, EntryType, Report
+from core.tree.read_batch import Read, read_ahead
 from core.tree.source import Root, Source
 from core.tree.walk import Exclude, LinkGroups, nothing, walk
 
@@ -101,17 +102,20 @@ class Creation:
         """The chunks of everything, a few MiB at a time."""
         options, links = self._options, LinkGroups()
         entries = walk(source, exclude=options.exclude, one_file_system=options.one_file_system)
-        for entry in entries:
-            if (entry.dev, entry.ino) in own_files:
-                continue  # the archive lies in what it archives
+        kept = (entry for entry in entries if (entry.dev, entry.ino) not in own_files)
+        for entry, small in read_ahead(source, kept, _is_small):
             first = links.first_of(entry)
             try:
                 if first is not None:
                     stored = Stored(entry, (), first)
-                elif entry.type is EntryType.FILE and entry.size >= LARGE_FILE_BYTES:
+                elif small is not None:
+                    stored = self._small(builder, small)
+                elif entry.type is not EntryType.FILE:
+                    stored = Stored(entry._replace(xattrs=read_xattrs(source, entry)))
+                elif entry.size >= LARGE_FILE_BYTES:
                     stored = yield from self._large(source, builder, entry)
                 else:
-                    stored = self._small(source, builder, entry)
+                    stored = self._small(builder, read_small(source, entry))
             except (OSError, PortalError) as e:
                 if first is None:
                     links.forget(entry)
@@ -126,12 +130,11 @@ class Creation:
         builder.finish()
         yield builder.take_jobs()
 
-    def _small(self, source: Source, builder: Builder, entry: Entry) -> Stored:
-        if entry.type is not EntryType.FILE:
-            return Stored(entry._replace(xattrs=read_xattrs(source, entry)))
-        small = read_small(source, entry)
+    def _small(self, builder: Builder, small: Read) -> Stored:
+        if not isinstance(small, Small):
+            raise small
         if small.changed:
-            self._report(entry.path, Changed(_TORN))
+            self._report(small.entry.path, Changed(_TORN))
         self.progress.read_bytes += len(small.data)
         extents = (builder.small(small.data),) if small.data else ()
         return Stored(small.entry, extents)
@@ -161,6 +164,12 @@ class Creation:
                 self._report(entry.path, Changed(_TORN))
             size = sum(extent.length for extent in extents)
             return Stored(file.entry._replace(size=size), tuple(extents))
+
+
+def _is_small(entry: Entry) -> bool:
+    """Whether to read it ahead. Not if it has several names: its turn may never come."""
+    is_file = entry.type is EntryType.FILE and entry.nlink == 1
+    return is_file and entry.size < LARGE_FILE_BYTES
 
 
 class _Run:

@@ -163,8 +163,15 @@ class Extraction:
     # --- doing it -------------------------------------------------------------------------------
 
     def _write(self, job: Job) -> None:
+        files = list[tuple[Entry, memoryview]]()
         for part in job.parts:
-            self._each(part.stored.entry, partial(self._part, job, part))
+            self._each(part.stored.entry, partial(self._part, job, part, files))
+            self._watch()
+        for (entry, _), done in zip(files, self._target.small_files(files), strict=True):
+            if done is True:
+                self.restored.entries += 1
+            elif done is not False:
+                self._went_wrong(entry, done)
             self._watch()
 
     def _each(self, entry: Entry, work: Callable[[], bool]) -> None:
@@ -172,14 +179,16 @@ class Extraction:
         try:
             if work():
                 self.restored.entries += 1
-        except OSError as e:
-            if e.errno in _FATAL:
-                raise
-            self._report(entry.path, e)
-        except PortalError as e:
-            self._report(entry.path, e)
+        except (OSError, PortalError) as e:
+            self._went_wrong(entry, e)
 
-    def _part(self, job: Job, part: Part) -> bool:
+    def _went_wrong(self, entry: Entry, error: OSError | PortalError) -> None:
+        if isinstance(error, OSError) and error.errno in _FATAL:
+            raise error
+        self._report(entry.path, error)
+
+    def _part(self, job: Job, part: Part, files: list[tuple[Entry, memoryview]]) -> bool:
+        """Whether it is restored now; a file that is whole joins `files`, to be written soon."""
         entry = part.stored.entry
         data = memoryview(b"")
         if job.error is not None:
@@ -195,7 +204,8 @@ class Extraction:
         if entry.type is not EntryType.FILE:
             return self._bare(entry)
         if part.first and part.last and len(data) == entry.size:
-            return self._target.small_file(entry, data)
+            files.append((entry, data))
+            return False
         return self._long_part(part, data)
 
     def _bare(self, entry: Entry) -> bool:

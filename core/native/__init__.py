@@ -1,4 +1,6 @@
-"""The kernel: where to cut a file and how dense a chunk looks, in C where a compiler was at hand.
+"""The kernel: where to cut a file, how dense a chunk looks, and many file system calls as one.
+
+In C where a compiler was at hand, and without Python's lock.
 
 `kernel()` is what the program uses: the fastest path of the compiled library that this processor
 can take, or pure Python with the same answers when there is no library. The environment variable
@@ -7,13 +9,15 @@ it asks for is taken or refused, never replaced.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from core.errors import Unavailable, UsageError
-from core.native import compiled, fallback
+from core.native import compiled, fallback, fallback_files
+from core.native.compiled_files import Files
+from core.native.rows import Listed
 from core.native.rules import Buffer, GearRule, Scan, SeqCdcRule
 
 VARIABLE = "PORTAL_KERNEL"
@@ -29,6 +33,9 @@ class Kernel:
     gear: Callable[[GearRule], Scan]
     seqcdc: Callable[[SeqCdcRule], Scan]
     entropy_mbits: Callable[[Buffer], int]  # thousandths of a bit per byte, of a sample
+    list_directory: Callable[[int], Listed]  # what an open directory holds
+    read_files: Callable[[Buffer, Sequence[bytes], int], tuple[bytearray, bytearray]]
+    write_files: Callable[[Buffer, Sequence[bytes], bytes], bytearray]
     warning: str | None = None  # what a person should be told once, if anything
 
 
@@ -53,11 +60,29 @@ def open_kernel(name: str | None = None, *, folder: Path = _FOLDER) -> Kernel:
     if chosen not in works:
         raise Unavailable(f"this processor cannot run the kernel {chosen!r}")
     kernel = compiled.Library(library, compiled.PATHS[chosen])
-    return Kernel(chosen, kernel.gear, kernel.seqcdc, kernel.entropy_mbits)
+    files = Files(library)
+    return Kernel(
+        chosen,
+        kernel.gear,
+        kernel.seqcdc,
+        kernel.entropy_mbits,
+        files.list_directory,
+        files.read_files,
+        files.write_files,
+    )
 
 
 def _python(warning: str | None) -> Kernel:
-    return Kernel("python", fallback.gear, fallback.seqcdc, fallback.entropy_mbits, warning=warning)
+    return Kernel(
+        "python",
+        fallback.gear,
+        fallback.seqcdc,
+        fallback.entropy_mbits,
+        fallback_files.list_directory,
+        fallback_files.read_files,
+        fallback_files.write_files,
+        warning=warning,
+    )
 
 
 @cache

@@ -12,7 +12,7 @@ from typing import Final
 from core.errors import PortalError, Unavailable
 from core.native.rules import Buffer, GearRule, Scan, SeqCdcRule
 
-VERSION: Final = 1
+VERSION: Final = 2
 PATHS: Final = {"avx2": 1, "neon": 2, "scalar": 0}  # fastest first; the numbers are kernel.h's
 _REFUSED: Final = ctypes.c_size_t(-1).value
 _PYBUF_SIMPLE: Final = 0
@@ -58,7 +58,7 @@ class _SeqCdc(ctypes.Structure):
     )
 
 
-class _Borrowed:
+class Borrowed:
     """The address of a buffer, read-only ones too, held still for the length of a `with`."""
 
     __slots__ = ("_data", "_view")
@@ -93,7 +93,7 @@ class Library:
         call = self._library.portal_gear_cuts
 
         def scan(data: Buffer, final: bool) -> list[int]:  # noqa: FBT001
-            with _Borrowed(data) as (address, size):
+            with Borrowed(data) as (address, size):
                 room = size // rule.min_bytes + 1
                 cuts = (ctypes.c_uint64 * room)()
                 count = call(address, size, final, ctypes.byref(c_rule), cuts, room)
@@ -115,7 +115,7 @@ class Library:
         call, path = self._library.portal_seqcdc_cuts, self._path
 
         def scan(data: Buffer, final: bool) -> list[int]:  # noqa: FBT001
-            with _Borrowed(data) as (address, size):
+            with Borrowed(data) as (address, size):
                 room = size // rule.min_bytes + 1
                 cuts = (ctypes.c_uint64 * room)()
                 count = call(address, size, final, ctypes.byref(c_rule), path, cuts, room)
@@ -125,7 +125,7 @@ class Library:
 
     def entropy_mbits(self, data: Buffer) -> int:
         """Shannon entropy of a sample of the byte values, in thousandths of a bit per byte."""
-        with _Borrowed(data) as (address, size):
+        with Borrowed(data) as (address, size):
             found: int = self._library.portal_entropy_mbits(address, size)
         return found
 

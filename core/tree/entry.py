@@ -4,7 +4,7 @@ import grp
 import os
 import pwd
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum, unique
 from functools import lru_cache
 from typing import NamedTuple
@@ -132,6 +132,30 @@ def entry_of(path: bytes, found: os.stat_result, target: bytes = b"") -> Entry:
     )
 
 
+def entry_of_row(path: bytes, row: Sequence[int], dev: int, target: bytes = b"") -> Entry:
+    """The entry of a name in a listing, `dev` being its `dev_of`; the caller knows its kind."""
+    ino, size, mtime_ns, ctime_ns, mode, uid, gid, nlink, rdev, _flags, _error = row
+    kind = TYPE_OF_FORMAT[stat.S_IFMT(mode)]
+    return Entry(
+        path,
+        kind,
+        mode & MODE_MAX,
+        uid,
+        gid,
+        user_name(uid),
+        group_name(gid),
+        mtime_ns,
+        size,
+        target,
+        (os.major(rdev), os.minor(rdev)) if kind in _DEVICES else _NO_DEVICE,
+        (),
+        dev,
+        ino,
+        nlink,
+        ctime_ns,
+    )
+
+
 def is_unchanged(entry: Entry, found: os.stat_result) -> bool:
     """Whether a stat finds what the entry says: same file, same length, same times."""
     return (
@@ -146,23 +170,23 @@ def is_unchanged(entry: Entry, found: os.stat_result) -> bool:
 def check_entry_untrusted(entry: Entry) -> None:
     """Pass if every field is within its bounds and belongs to an entry of this type."""
     check_path_untrusted(entry.path)
-    where = shown(entry.path)
     if not 0 <= entry.mode <= MODE_MAX:
-        raise FormatError("a mode out of bounds", where=where)
+        raise FormatError("a mode out of bounds", where=shown(entry.path))
     if not (0 <= entry.uid <= _ID_MAX and 0 <= entry.gid <= _ID_MAX):
-        raise FormatError("an owner out of bounds", where=where)
+        raise FormatError("an owner out of bounds", where=shown(entry.path))
     if not TIME_NS_MIN <= entry.mtime_ns <= TIME_NS_MAX:
-        raise FormatError("a time out of bounds", where=where)
+        raise FormatError("a time out of bounds", where=shown(entry.path))
     sized = entry.type is EntryType.FILE
     if not 0 <= entry.size <= (TIME_NS_MAX if sized else 0):
-        raise FormatError("a size out of bounds", where=where)
+        raise FormatError("a size out of bounds", where=shown(entry.path))
     if (entry.type is EntryType.SYMLINK) != bool(entry.target) or b"\0" in entry.target:
-        raise FormatError("not the target of a link", where=where)
+        raise FormatError("not the target of a link", where=shown(entry.path))
     if len(entry.target) > limits.LINK_TARGET_BYTES_MAX:
-        raise LimitExceeded(f"a link to {len(entry.target)} bytes", where=where)
-    if not all(0 <= number < 1 << 32 for number in entry.rdev):
-        raise FormatError("a device number out of bounds", where=where)
-    _check_xattrs_untrusted(entry.xattrs, where)
+        raise LimitExceeded(f"a link to {len(entry.target)} bytes", where=shown(entry.path))
+    if entry.rdev != _NO_DEVICE and not all(0 <= number < 1 << 32 for number in entry.rdev):
+        raise FormatError("a device number out of bounds", where=shown(entry.path))
+    if entry.xattrs:
+        _check_xattrs_untrusted(entry.xattrs, shown(entry.path))
 
 
 def _check_xattrs_untrusted(xattrs: Xattrs, where: str) -> None:

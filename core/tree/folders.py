@@ -71,6 +71,10 @@ class Folders:
         """Whether what is made at this path gets an ACL from the directory above."""
         return bool(self._with_default_acl) and path.rpartition(b"/")[0] in self._with_default_acl
 
+    def was_there(self, path: bytes) -> bool:
+        """Whether a directory that was entered was there before."""
+        return path in self._found
+
     def _anchor(self, path: bytes) -> tuple[int, bytes] | None:
         return None if path else (self._root, b".")
 

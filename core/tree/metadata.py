@@ -66,6 +66,18 @@ class Metadata:
             what = f"mode or time cannot be set: {getattr(e, 'strerror', 'not possible here')}"
             self._once(entry.path, what, what)
 
+    def of_plain_file(self, entry: Entry) -> tuple[int, int, int, int] | None:
+        """Mode, whether it gets an owner, and the owner, of a file that needs no more than that.
+
+        Nothing for one with attributes or bits that lend rights, and where owners are refused.
+        """
+        mode = entry.mode if self._privileged else entry.mode & 0o777
+        if entry.xattrs or mode & (stat.S_ISUID | stat.S_ISGID) or "owner" in self._said:
+            return None
+        if self._owners is Owners.MINE:
+            return mode, 0, 0, 0
+        return mode, 1, *self._wanted(entry)
+
     def _own(self, handle: int | bytes, entry: Entry, at: Mapping[str, Any]) -> int:
         """Set the owner; the mode without the bits that would lend the rights of someone else."""
         mode = entry.mode if self._privileged else entry.mode & 0o777

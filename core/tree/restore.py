@@ -9,6 +9,7 @@ holds it without following links, every file is written without a name and publi
 import ctypes
 import os
 import stat
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum, unique
 from functools import partial
@@ -16,7 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from core.errors import FormatError
+from core import limits
+from core.errors import FormatError, PortalError
+from core.tree.batch import one_ahead
 from core.tree.entry import (
     TYPE_OF_FORMAT,
     AlreadyThere,
@@ -32,6 +35,7 @@ from core.tree.nodes import DEVICES, dress_node, make_node
 from core.tree.occupancy import Occupancy, Overwrite
 from core.tree.paths import order, shown
 from core.tree.staging import Staging
+from core.tree.write_batch import Plain, WriteBatch
 from core.tree.writer import Buffer, FileWriter, write_all
 
 
@@ -100,6 +104,23 @@ class Target:
             raise
         finally:
             os.close(fd)
+
+    def small_files(
+        self, files: Iterable[tuple[Entry, Buffer]]
+    ) -> Iterator[bool | OSError | PortalError]:
+        """What `small_file` gives or raises for each of many, in their order.
+
+        Those with nothing special about them, nearly all, are written many in one call.
+        """
+        for batch in one_ahead(self._batches(files)):
+            for entry, data, is_there in batch.outcome():
+                if is_there:
+                    yield self._restored(entry)
+                    continue
+                try:
+                    yield self.small_file(entry, data)
+                except (OSError, PortalError) as e:
+                    yield e
 
     def file(self, entry: Entry) -> FileWriter | None:
         """A file to be written bit by bit; nothing if what is there wins."""
@@ -198,6 +219,40 @@ class Target:
         self.close()
 
     # --- how ------------------------------------------------------------------------------------
+
+    def _plain(self, entry: Entry, data: Buffer) -> Plain | None:
+        """How to write it together with others; nothing if it must be looked at by itself.
+
+        Among others: what has been there before this run may hold what is to be kept or replaced.
+        """
+        unsuitable = len(data) != entry.size or entry.size > limits.TREE_BATCH_FILE_BYTES_MAX
+        if unsuitable or not self._staging.unnamed or self._options.sync is Sync.FILE:
+            return None
+        try:
+            check_entry_untrusted(entry)
+            holder, name = self._folders.place(entry.path)
+        except (OSError, PortalError):
+            return None  # `small_file` will raise it again
+        above = entry.path.rpartition(b"/")[0]
+        taken = self._options.overwrite is not Overwrite.REFUSE and self._folders.was_there(above)
+        wanted = self._metadata.of_plain_file(entry)
+        if taken or wanted is None or self._folders.hands_down_acl(entry.path):
+            return None
+        return Plain(holder, name, *wanted)
+
+    def _batches(self, files: Iterable[tuple[Entry, Buffer]]) -> Iterator[WriteBatch]:
+        batch = WriteBatch()
+        try:
+            for entry, data in files:
+                if not batch.fits(len(data)):
+                    full, batch = batch, WriteBatch()
+                    yield full
+                batch.add(entry, data, self._plain(entry, data))
+            if len(batch):
+                full, batch = batch, WriteBatch()
+                yield full
+        finally:
+            batch.let_go()
 
     def _publish(
         self, fd: int, temporary: bytes | None, holder: int, name: bytes, entry: Entry

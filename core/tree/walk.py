@@ -4,15 +4,15 @@ Names are sorted as bytes, a directory stands directly before what it holds. Wha
 reported and the walk goes on; what is excluded is not looked into.
 """
 
-# ruff: noqa: PTH208 - it lists a descriptor
-
 import os
 import stat
 from collections.abc import Callable, Iterator
 
 from core import limits
 from core.errors import LimitExceeded
-from core.tree.entry import TYPE_OF_FORMAT, Entry, Skipped, entry_of
+from core.native.rows import NO_STAT, Row
+from core.tree.entry import TYPE_OF_FORMAT, Entry, Skipped, entry_of, entry_of_row
+from core.tree.listing import list_directory
 from core.tree.source import Source
 
 Exclude = Callable[[bytes, bool], bool]  # (path, is it a directory) -> leave it out
@@ -71,23 +71,39 @@ def _walk_below(
 
 
 def _children(source: Source, path: bytes, exclude: Exclude) -> Iterator[Entry]:
-    """The entries of one directory, looked at in batches while its descriptor is sure to be open.
+    """The entries of one directory, which is looked at as a whole.
 
-    Names come first and all at once, for their order; entries are ten times as large.
+    Entries are ten times as large as rows, so they are made when they are asked for.
     """
     try:
-        names = sorted(map(os.fsencode, os.listdir(source.open(path))))
-        prefix = path + b"/" if path else b""
-        for start in range(0, len(names), limits.TREE_WALK_BATCH_ENTRIES):
-            holder = source.open(path)
-            batch = []
-            for name in names[start : start + limits.TREE_WALK_BATCH_ENTRIES]:
-                entry = _look(source, holder, name, prefix + name, exclude)
-                if entry is not None:
-                    batch.append(entry)
-            yield from batch
+        listing = list_directory(source.open(path))
     except OSError as e:
         source.report(path, e)
+        return
+    prefix = path + b"/" if path else b""
+    for index, (name, row) in enumerate(zip(listing.names, listing.every_row(), strict=True)):
+        entry = _entry(source, prefix + name, row, listing.dev_of(index), exclude)
+        if entry is not None:
+            yield entry
+
+
+def _entry(source: Source, path: bytes, row: Row, dev: int, exclude: Exclude) -> Entry | None:
+    """The entry of one name in a listing, or nothing if it is left out, gone or of no use."""
+    if row.flags & NO_STAT:
+        _refused(source, path, OSError(row.error, os.strerror(row.error)), exclude)
+        return None
+    kind = stat.S_IFMT(row.mode)
+    if exclude(path, kind == stat.S_IFDIR):
+        return None
+    target = b""
+    if kind == stat.S_IFLNK:
+        try:
+            holder, name = source.place(path)
+            target = os.readlink(name, dir_fd=holder)
+        except OSError as e:
+            _refused(source, path, e, exclude)
+            return None
+    return entry_of_row(path, row, dev, target) if _is_kept(source, path, kind) else None
 
 
 def _look(source: Source, holder: int, name: bytes, path: bytes, exclude: Exclude) -> Entry | None:
@@ -99,17 +115,26 @@ def _look(source: Source, holder: int, name: bytes, path: bytes, exclude: Exclud
             return None
         target = os.readlink(name, dir_fd=holder) if kind == stat.S_IFLNK else b""
     except OSError as e:
-        # A file system that refuses to be looked at may be excluded for that very reason.
-        if not (exclude(path, True) or exclude(path, False)):
-            source.report(path, e)
+        _refused(source, path, e, exclude)
         return None
+    return entry_of(path, found, target) if _is_kept(source, path, kind) else None
+
+
+def _refused(source: Source, path: bytes, error: OSError, exclude: Exclude) -> None:
+    # A file system that refuses to be looked at may be excluded for that very reason.
+    if not (exclude(path, True) or exclude(path, False)):
+        source.report(path, error)
+
+
+def _is_kept(source: Source, path: bytes, kind: int) -> bool:
+    """Whether this can be an entry; what cannot is reported."""
     if kind not in TYPE_OF_FORMAT:
         source.report(path, Skipped("a socket; it belongs to a running program"))
-        return None
+        return False
     if len(path) > limits.PATH_BYTES_MAX:
         source.report(path, LimitExceeded(f"a path of {len(path)} bytes"))
-        return None
-    return entry_of(path, found, target)
+        return False
+    return True
 
 
 class LinkGroups:

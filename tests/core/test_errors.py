@@ -6,7 +6,8 @@ from core import errors
 def all_errors(cls=errors.PortalError):
     yield cls
     for child in cls.__subclasses__():
-        yield from all_errors(child)
+        if child.__module__ == errors.__name__:  # other rooms have theirs, with tests of their own
+            yield from all_errors(child)
 
 
 def test_one_line_names_the_place_the_fault_and_the_next_step():

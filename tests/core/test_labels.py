@@ -10,15 +10,29 @@ content tag|dedup private|holdings|lease secret|merkle leaf|merkle node|meta aea
 pack key|pack name|pack padding|pack subkeys|root|root passphrase|share kem seed|shard descriptor
 shard hash|shard name|slot key file|slot os keyring|slot passphrase|slot recovery
 slot systemd credential|smt leaf|smt node|stream epoch|stream subkeys|text check
-user identity ed25519|vault head cap
+user identity ed25519|vault cache|vault head cap|vault head hash|vault looks|vault rules
 vault master
 """
 RESERVED = {"cap locator", "cap read"}
+FROZEN_SIGNED = {"device-cert", "vault-head"}
+FROZEN_KINDS = {
+    "KEYSTORE_PAYLOAD": 0x10,
+    "KEY_SLOT": 0x11,
+    "ARCHIVE_JOURNAL": 0x12,
+    "VAULT_CONFIG": 0x13,
+    "VAULT_HEAD": 0x14,
+    "VAULT_INDEX": 0x15,
+}
 
 
 def test_every_label_is_in_the_frozen_list_and_the_other_way_round():
     frozen = {name for line in FROZEN.split("\n") for name in line.split("|") if name}
     assert {label.value for label in Label} == frozen - RESERVED
+
+
+def test_every_purpose_of_signatures_and_envelopes_is_frozen_too():
+    assert {label.value for label in SignLabel} == FROZEN_SIGNED
+    assert {kind.name: kind.value for kind in EnvelopeKind} == FROZEN_KINDS
 
 
 def test_no_two_purposes_share_a_key():

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from core import hashing, limits, pack_index
 from core.errors import FormatError, LimitExceeded, NewerFormat
-from core.pack_index import ChunkRow, Location, MeshPlace, PackIndex, chunk_row, piece_rows
-from core.pieces import Domain, Kind, Piece
+from core.pack_index import ChunkRow, Location, MeshPlace, PackIndex, chunk_row
+from core.pieces import Domain, Kind, Piece, Pieces
 from core.secret import Secret
 from tests.support.damage import damaged
 
@@ -20,7 +20,7 @@ def tag(name):
 
 def row(kind=Kind.CUT, sealed_len=500, plain_len=400, pieces=(), mesh=None, epoch=0, name="a"):
     fields = (0, sealed_len, plain_len, kind, tag(name), epoch, 0, len(pieces), mesh)
-    return chunk_row(ChunkRow(*fields)), piece_rows(pieces)
+    return chunk_row(ChunkRow(*fields)), Pieces.of(pieces).rows
 
 
 def encoded(*rows):

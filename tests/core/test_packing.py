@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from core import limits, pack, packing
 from core.compress import Codec
-from core.pieces import Kind
+from core.pieces import Kind, Piece, Pieces
 from core.seal import CHUNK_OVERHEAD_BYTES, Frame
 
 SMALLEST, ONE, FOUR, FULL = limits.PACK_SIZES_BYTES
@@ -121,7 +121,7 @@ def test_a_run_of_ordinary_chunks_wastes_about_two_percent():
         costs = chunk_sizes(seed, 100 * MIB)
         queue, used = packing.Packing(), 0
         for cost in costs:
-            used += FULL if queue.add(frame(cost)) else 0
+            used += sum(size for size, _ in queue.add(frame(cost)))
         used += sum(size for size, _ in queue.finish())
         assert used <= 1.025 * sum(costs)
 
@@ -133,13 +133,27 @@ def test_a_run_of_ordinary_chunks_wastes_about_two_percent():
 def test_every_chunk_goes_into_exactly_one_pack(total):
     frames = [frame(max(200, size)) for size in chunk_sizes(total, total)]
     queue = packing.Packing()
-    packs = [(FULL, full) for one in frames if (full := queue.add(one))]
+    packs = [content for one in frames for content in queue.add(one)]
     packs += queue.finish()
     packed = [id(one) for _, content in packs for one in content]
     assert sorted(packed) == sorted(map(id, frames))
     for size, content in packs:
         assert sum(map(pack.cost_bytes, content)) <= pack.room_bytes(size)
     assert queue.finish() == []
+
+
+def test_very_many_small_pieces_do_not_wait_for_a_full_pack():
+    piece = Piece(bytes(32), Kind.SMALL_FILE, 10)
+    rows = Pieces.of([piece] * 16_000)
+    bundle = Frame(Kind.BUNDLE, bytes(32), Codec.RAW, 160_000, bytes(160_000), rows)
+    queue = packing.Packing()
+    made = [content for _ in range(12) for content in queue.add(bundle)]
+    waiting = [content for _, frames in queue.finish() for content in frames]
+    assert sum(len(frames) for _, frames in made) + len(waiting) == 12
+    for size, frames in made:
+        assert sum(len(one.pieces) for one in frames) < limits.PACK_PIECES_TARGET + 16_000
+        assert sum(map(pack.cost_bytes, frames)) <= pack.room_bytes(size) < FULL
+    assert len(waiting) == 2
 
 
 def test_little_waits_in_memory():

@@ -5,7 +5,17 @@ import pytest
 from core import hashing, limits
 from core.errors import IntegrityError, NewerFormat
 from core.labels import Label
-from core.pieces import Bundler, Chunk, Domain, Kind, Piece, check_tag_untrusted, index_key
+from core.pieces import (
+    NO_PIECES,
+    Bundler,
+    Chunk,
+    Domain,
+    Kind,
+    Piece,
+    Pieces,
+    check_tag_untrusted,
+    index_key,
+)
 from core.secret import Secret
 
 
@@ -70,7 +80,7 @@ def test_local_index_keys_depend_on_all_they_are_made_of():
 
 def test_a_chunk_of_one_piece_is_that_piece():
     chunk = Chunk.of_piece(Kind.DIRECTORY, b"entries")
-    assert (chunk.kind, chunk.pieces) == (Kind.DIRECTORY, ())
+    assert (chunk.kind, chunk.pieces) == (Kind.DIRECTORY, NO_PIECES)
     assert chunk.tag == hashing.tag(Kind.DIRECTORY, b"entries")
     assert Chunk.of_piece(Kind.CUT, b"", b"t" * 32).tag == b"t" * 32
 
@@ -92,7 +102,21 @@ def test_a_lone_piece_is_not_wrapped_in_a_bundle():
     bundler = Bundler()
     piece = bundler.add(Kind.SNAPSHOT, b"snapshot")
     chunk = bundler.take()
-    assert (chunk.kind, chunk.tag, chunk.pieces) == (Kind.SNAPSHOT, piece.tag, ())
+    assert (chunk.kind, chunk.tag, chunk.pieces) == (Kind.SNAPSHOT, piece.tag, NO_PIECES)
+
+
+def test_the_pieces_of_a_bundle_are_a_sequence():
+    made = [Piece(bytes([n]) * 32, Kind.SMALL_FILE, n * 1_000) for n in range(5)]
+    pieces = Pieces.of(made)
+    assert (list(pieces), pieces[-1], pieces[1:3], len(pieces.rows)) == (
+        made,
+        made[4],
+        made[1:3],
+        180,
+    )
+    for outside in (5, -6):
+        with pytest.raises(IndexError):
+            pieces[outside]
 
 
 def test_bundles_close_at_their_target_and_take_any_first_piece():

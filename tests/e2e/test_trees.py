@@ -48,7 +48,6 @@ def test_a_strange_tree_survives_without_privileges(tmp_path):
 def test_a_strange_tree_survives_on_simpler_systems(tmp_path, out, monkeypatch):
     # No files without a name, no descriptors by path, few of them, and a hostile umask.
     monkeypatch.setattr(limits, "TREE_OPEN_DIRECTORIES_MAX", 2)
-    monkeypatch.setattr(limits, "TREE_WALK_BATCH_ENTRIES", 3)
     monkeypatch.setattr(os.path, "exists", lambda _: False)
     strange_tree(tmp_path / "tree")
     before = os.umask(0o777)

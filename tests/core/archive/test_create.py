@@ -193,6 +193,16 @@ def failing(name, error, real):
     return call
 
 
+def failing_among_many(name, error):
+    real = create.read_ahead
+
+    def read_ahead(source, entries, is_wanted):
+        for entry, small in real(source, entries, is_wanted):
+            yield entry, error if entry.path == name else small
+
+    return read_ahead
+
+
 @pytest.mark.parametrize(
     "error", [OSError(errno.EACCES, "no"), FileNotFoundError(errno.ENOENT, "gone"), Changed("x")]
 )
@@ -201,7 +211,7 @@ def test_what_cannot_be_read_is_reported_and_the_rest_is_kept(
 ):
     for n in range(4):
         (tree / f"{n}").write_bytes(b"%d" % n * (3000 if n % 2 else 10))
-    monkeypatch.setattr(create, "read_small", failing(b"0", error, create.read_small))
+    monkeypatch.setattr(create, "read_ahead", failing_among_many(b"0", error))
     monkeypatch.setattr(create, "open_file", failing(b"1", error, create.open_file))
     made, creation, reports = archived(tmp_path / "a", tree)
     assert reports.all == [(b"0", error), (b"1", error)]
@@ -240,8 +250,12 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path, tree, small_cuts, monkey
 
 def test_a_file_that_changes_all_the_time_is_reported(tmp_path, tree, monkeypatch):
     (tree / "log").write_bytes(b"one")
-    real = create.read_small
-    monkeypatch.setattr(create, "read_small", lambda s, e: real(s, e)._replace(changed=True))
+    real = create.read_ahead
+
+    def torn(*args):
+        return ((entry, small._replace(changed=True)) for entry, small in real(*args))
+
+    monkeypatch.setattr(create, "read_ahead", torn)
     _, _, reports = archived(tmp_path / "a", tree)
     assert [type(error) for _, error in reports.all] == [Changed]
     assert read_all((tmp_path / "a").read_bytes()) == {b"log": b"one"}
@@ -275,6 +289,24 @@ def test_an_interrupted_run_is_resumed(tmp_path, tree, small_cuts, monkeypatch, 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "tree"]
     contents = {p.name.encode(): p.read_bytes() for p in tree.iterdir()}
     assert read_all((tmp_path / "a").read_bytes()) == contents
+
+
+def test_more_files_than_are_looked_at_in_advance(tmp_path, tree, small_cuts, monkeypatch):
+    monkeypatch.setattr(limits, "TREE_BATCH_FILES_MAX", 3)
+    contents = {}
+    for n in range(20):
+        folder = tree / f"{n // 7}"
+        folder.mkdir(exist_ok=True)
+        content = contents[f"{n // 7}/{n}".encode()] = SOME(n * 150)
+        (folder / f"{n}").write_bytes(content)
+    os.link(tree / "0" / "1", tree / "2" / "second")
+    made, creation, reports = archived(tmp_path / "a", tree)
+    assert not reports.all
+    assert made.totals.entries == creation.progress.files == 20 + 3 + 1
+    assert creation.progress.read_bytes == sum(map(len, contents.values()))
+    folders = {b"%d" % n: b"" for n in range(3)}
+    expected = contents | folders | {b"2/second": contents[b"0/1"]}
+    assert read_all((tmp_path / "a").read_bytes()) == expected
 
 
 def test_nothing_and_several_roots(tmp_path, tree):

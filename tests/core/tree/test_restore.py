@@ -147,7 +147,9 @@ def test_a_thing_exchanged_while_it_is_made_is_not_left_there(tmp_path, target, 
 NAMES = st.sampled_from([b"a", b"b", b"link", b"..", b"", b".", b"A"])
 PATHS = st.lists(NAMES, min_size=1, max_size=4).map(b"/".join) | st.just(b"/etc")
 TARGETS = st.sampled_from([b"..", b"../outside", b"/", b".", b"a", b"../outside/file", b"b/../.."])
-STEPS = st.tuples(st.sampled_from(["directory", "file", "small", "symlink", "fifo", "link"]), PATHS)
+STEPS = st.tuples(
+    st.sampled_from(["directory", "file", "small", "many", "symlink", "fifo", "link"]), PATHS
+)
 
 
 @pytest.mark.slow
@@ -188,6 +190,8 @@ def take_step(target, step, path, to, first):
         target.directory(entry(path, EntryType.DIRECTORY, mode=0o777))
     elif step == "small":
         target.small_file(*file(path, b"data", mode=0o4777, nlink=2))
+    elif step == "many":
+        list(target.small_files([file(path, b"data", mode=0o777), file(first, b"more", nlink=2)]))
     elif step == "file":
         writer = target.file(entry(path, size=3))
         if writer is not None:
@@ -265,7 +269,8 @@ from core.tree.entry import Entry, EntryType
 from core.tree.restore import Options, Target
 target = Target(sys.argv[1], Options(), print)
 target.directory(Entry(b"d", EntryType.DIRECTORY, 0o755))
-target.small_file(Entry(b"d/whole", EntryType.FILE, size=5, mtime_ns=7), b"whole")
+whole = Entry(b"d/whole", EntryType.FILE, size=5, mtime_ns=7)
+assert list(target.small_files([(whole, b"whole")])) == [True]
 writer = target.file(Entry(b"d/half", EntryType.FILE, size=1 << 20, mtime_ns=7))
 writer.write_at(0, b"half")
 os.kill(os.getpid(), signal.SIGKILL)

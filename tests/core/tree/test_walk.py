@@ -114,6 +114,7 @@ def test_what_is_excluded_is_not_looked_into(tmp_path, reports, monkeypatch):
     ]
 
 
+@pytest.mark.usefixtures("python_kernel")
 def test_what_cannot_be_looked_at_is_reported_unless_it_is_excluded(tmp_path, reports, monkeypatch):
     for name in ("a", "locked", "z"):
         (tmp_path / name).mkdir()
@@ -155,6 +156,7 @@ def test_sockets_are_reported_and_left_out(tmp_path, reports, monkeypatch):
     assert isinstance(error, Skipped)
 
 
+@pytest.mark.usefixtures("python_kernel")
 def test_what_vanishes_meanwhile_is_reported_and_the_walk_goes_on(tmp_path, reports, monkeypatch):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "inner").touch()
@@ -169,8 +171,8 @@ def test_what_vanishes_meanwhile_is_reported_and_the_walk_goes_on(tmp_path, repo
                 shutil.rmtree(tmp_path / "folder")
     assert found == [b"folder", b"z"]
     assert [(path, type(e)) for path, e in reports.all] == [
-        (b"ghost", FileNotFoundError),
         (b"folder", FileNotFoundError),
+        (b"ghost", FileNotFoundError),
     ]
 
 
@@ -233,20 +235,40 @@ def test_nesting_beyond_the_limit_is_reported(tmp_path, reports, monkeypatch):
     assert reports.lines[1:] == ["a/b/c: a path of 5 bytes"]
 
 
-def test_wide_directories_are_looked_at_in_batches(tmp_path, reports, monkeypatch):
-    monkeypatch.setattr(limits, "TREE_WALK_BATCH_ENTRIES", 10)
+def test_wide_directories_become_entries_one_by_one(tmp_path, reports, monkeypatch):
     monkeypatch.setattr(limits, "TREE_OPEN_DIRECTORIES_MAX", 2)
     for number in range(35):
         (tmp_path / f"{number:02}" / "inner").mkdir(parents=True)
-    looked = []
-    real = walk_module.entry_of
-    monkeypatch.setattr(walk_module, "entry_of", lambda *a: looked.append(a[0]) or real(*a))
+        (tmp_path / f"{number:02}" / "link").symlink_to(str(number))
+    made = []
+    real = walk_module.entry_of_row
+    monkeypatch.setattr(walk_module, "entry_of_row", lambda *a: made.append(a[0]) or real(*a))
     with Source([Root.of(tmp_path, b"")], reports) as source:
         entries = walk(source)
         assert next(entries).path == b"00"
-        assert len(looked) == 1 + 10  # the root, and one batch
-        assert [e.path for e in entries][-2:] == [b"34", b"34/inner"]
+        assert made == [b"00"]
+        rest = list(entries)
+    assert [e.path for e in rest][-3:] == [b"34", b"34/inner", b"34/link"]
+    assert [e.target for e in rest if e.target] == [b"%d" % number for number in range(35)]
     assert reports.lines == []
+
+
+def test_a_link_that_is_gone_when_its_target_is_read_is_reported(tmp_path, reports):
+    (tmp_path / "a").touch()
+    (tmp_path / "b").symlink_to("x")
+    (tmp_path / "c").symlink_to("x")
+    (tmp_path / "d").touch()
+    with Source([Root.of(tmp_path, b"")], reports) as source:
+        entries = walk(source)
+        assert next(entries).path == b"a"
+        (tmp_path / "b").unlink()
+        (tmp_path / "c").unlink()
+        (tmp_path / "c").mkdir()
+        assert [entry.path for entry in entries] == [b"d"]
+    assert [(path, type(e)) for path, e in reports.all] == [
+        (b"b", FileNotFoundError),
+        (b"c", OSError),
+    ]
 
 
 def test_the_first_of_several_names_is_remembered(tmp_path, reports):
