@@ -32,7 +32,8 @@ HOMES = {
     "mnemonic": {"core/phrase.py"},
     "msgpack": {"core/codec.py"},
     "nacl": {"core/crypto.py"},
-    "trio": {"core/pipeline.py", "node/cli/run.py"},
+    "segno": {"node/cli/kit_page.py"},
+    "trio": {"core/pipeline.py", "node/cli/run.py", "portal/backup.py", "portal/session.py"},
     "zstandard": {"core/compress.py"},
 }
 

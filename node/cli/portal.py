@@ -7,12 +7,33 @@ import click
 
 from core import VERSION
 from node.cli import run
+from node.cli.backup import backup
+from node.cli.benchmark import benchmark
+from node.cli.completion import completion
+from node.cli.health import check, copy, repair, rewrite, stats
+from node.cli.keep import forget, gc, undelete
+from node.cli.keys import key, recovery_kit
+from node.cli.look import cat, diff, dump, find, ls
+from node.cli.restore import restore
+from node.cli.schedule import schedule
+from node.cli.settings import config
+from node.cli.setup import init, recover, vault
+from node.cli.snapshots import pin, snapshots, tag
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(VERSION, "-V", "--version", message="portal %(version)s")
 def portal() -> None:
     """Keep your files safe on the disks of people you trust, without trusting them."""
+
+
+for _command in (
+    *(backup, restore, snapshots, ls, find, diff, cat, dump, tag, pin),
+    *(forget, undelete, gc, check, repair, stats, copy, rewrite),
+    *(init, key, recover, recovery_kit, vault),
+    *(schedule, config, completion, benchmark),
+):
+    portal.add_command(_command)
 
 
 @portal.command("self-test")

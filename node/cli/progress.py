@@ -35,6 +35,7 @@ class Status:
 
     def __init__(self, *, as_json: bool, quiet: bool = False) -> None:
         self._json = as_json
+        self._quiet = quiet
         self._shows = not quiet and (as_json or sys.stderr.isatty())
         self._every_s = _JSON_EVERY_S if as_json else _LINE_EVERY_S
         self._began = time.monotonic()
@@ -76,6 +77,11 @@ class Status:
         if not self._json:
             self.clear()
             print(text, file=sys.stderr)
+
+    def summary(self, text: str) -> None:
+        """A closing line, for who did not ask for quiet."""
+        if not self._quiet:
+            self.say(text)
 
     def clear(self) -> None:
         """Take the status line away."""

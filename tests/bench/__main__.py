@@ -19,6 +19,7 @@ BENCHES = {
     "sealing": "chunks into a pack and back, against the bare primitives",
     "pipeline": "bytes in memory to sealed packs in memory, on all cores",
     "archive": "warp archive beside tar, zstd, borg and cp",
+    "vault": "portal backup and restore beside restic and borg",
     "stream": "frames against the bare cipher, and two processes joined by pipes",
 }
 SHORT = ["startup", "malloc", "core"]
