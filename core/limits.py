@@ -156,7 +156,7 @@ HOOK_GRACE_SECONDS = 10  # between asking a hook to end and ending it
 TREE_BATCH_FILES_MAX = 1_024  # read or written in one call
 TREE_BATCH_BYTES_MAX = 2 * MIB
 TREE_BATCH_DIRECTORIES_MAX = 32  # held open for one call; two batches may be held at once
-TREE_BATCH_FILE_BYTES_MAX = 1 * MIB  # one larger file is no faster in a batch, and is copied once more
+TREE_BATCH_FILE_BYTES_MAX = 1 * MIB  # a larger one gains nothing in a batch, and is copied
 
 # Keeping a vault healthy.
 TRASH_SECONDS_DEFAULT = 7 * 86_400  # what was collected can be brought back for so long

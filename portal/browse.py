@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from typing import Self
 
-from core.archive.extract import matching
 from core.errors import FormatError, IntegrityError, PortalError, UsageError
 from core.pieces import Kind
 from core.tree.entry import Entry, EntryType, Report
+from core.tree.matching import matching
 from core.tree.paths import check_path_untrusted, shown
 from portal.errors import NoSnapshot
 from portal.head import Head, Record, Snapshot

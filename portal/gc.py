@@ -427,5 +427,6 @@ def _too_much(vault: Vault, survey: Survey, plan: Plan, reader: Reader) -> TooMu
     return TooMuch(
         f"{share} % of the packs would go, which no forgotten snapshot explains",
         where=str(vault.store.path),
-        hint="portal gc --dry-run shows it; --allow-large does it all the same",
+        hint="an interrupted backup leaves such packs, and running it again uses them; "
+        "--allow-large takes them away all the same",
     )

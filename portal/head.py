@@ -18,7 +18,7 @@ from core import codec, envelope, hashing, limits
 from core.compress import compress, decompress_untrusted
 from core.crypto import Entropy, SigningKey, system_entropy, verify
 from core.device_cert import DeviceCert
-from core.errors import FormatError, IntegrityError, LimitExceeded
+from core.errors import FormatError, IntegrityError, LimitExceeded, NewerFormat
 from core.ids import NodeId, UserId, VaultId
 from core.keys import VaultKeys
 from core.labels import EnvelopeKind, Label, SignLabel
@@ -217,7 +217,7 @@ class Head:
         size_max = limits.HEAD_BYTES_MAX
         payload = codec.as_bytes(payload, "its payload", size_max=size_max)
         signature = codec.as_bytes(signature, "a signature", size=limits.SIGNATURE_BYTES)
-        cert = DeviceCert.open_untrusted(
+        cert = _cert_untrusted(
             codec.as_bytes(cert_bytes, "a certificate", size_max=_CERT_BYTES_MAX)
         )
         if cert.user != user:
@@ -241,6 +241,15 @@ class Head:
             trash_gen=codec.as_uint(row[8], 64, "a generation"),
             snapshots=_snapshots_untrusted(body),
         )
+
+
+def _cert_untrusted(data: bytes) -> DeviceCert:
+    try:
+        return DeviceCert.open_untrusted(data)
+    except NewerFormat as e:
+        # Nothing has vouched for its version yet: a flipped bit must not pass for a newer Portal,
+        # which would say so in `config`, too.
+        raise IntegrityError("its certificate is damaged") from e
 
 
 def head_hash(data: bytes) -> bytes:

@@ -147,6 +147,7 @@ class Intake:
         size = sum(extent.length for extent in extents)
         content = self._gather.cuts(extents) if size else NO_CONTENT
         self.progress.files, self.progress.content_bytes = 1, size
+        self.progress.files_new = 1
         return row_of(entry._replace(size=size), content, recent=True)
 
 

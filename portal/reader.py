@@ -40,6 +40,7 @@ class Reader:
         self._packs: OrderedDict[bytes, PackReader] = OrderedDict()
         self._chunks: OrderedDict[tuple[bytes, int], memoryview] = OrderedDict()
         self._chunks_bytes = 0
+        self._trashed: set[bytes] = set()
         self._trusts_cache = True
         self._refresh()
 
@@ -62,11 +63,9 @@ class Reader:
 
     def place_untrusted(self, kind: Kind, tag: bytes) -> Place:
         """Where a piece lies; Missing if the vault does not hold it."""
-        with self._lock:
-            place = self._index.find(kind, tag)
+        place = self._find(kind, tag)
         if place is None and self._distrust_cache():
-            with self._lock:
-                place = self._index.find(kind, tag)
+            place = self._find(kind, tag)
         if place is None:
             raise Missing(f"a piece is missing: {kind.name.lower()} {tag.hex()[:16]}")
         return place
@@ -176,11 +175,22 @@ class Reader:
             self._refresh()
             return True
 
+    def _find(self, kind: Kind, tag: bytes) -> Place | None:
+        """One of its places; one in the trash, which may be purged, only if there is no other."""
+        with self._lock:
+            places = self._index.find_all(kind, tag)
+            if not self._trashed:
+                return next(places, None)
+            found = list(places)
+        return min(found, key=lambda place: place.pack in self._trashed, default=None)
+
     def _refresh(self) -> None:
         packs = self._store.pack_names()
         if trashed := self._store.trashed():
             # Looked at again: what was taken back meanwhile was in neither place when we looked.
-            packs |= set(trashed) | self._store.pack_names()
+            live = packs | self._store.pack_names()
+            packs = live | set(trashed)
+            self._trashed = set(trashed) - live
         self._index.refresh(packs, trust_cache=self._trusts_cache)
 
     def _keep_chunk(self, key: tuple[bytes, int], data: memoryview) -> None:

@@ -7,7 +7,6 @@ one after the other. What cannot be restored is reported and the rest goes on.
 import errno
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import partial
 from itertools import groupby
 
@@ -16,33 +15,11 @@ from core.archive.table import HOLE, Extent, Segment, Stored
 from core.errors import FormatError, IntegrityError, PortalError
 from core.pipeline import flow
 from core.tree.entry import Entry, EntryType, Report
+from core.tree.matching import Select, everything
 from core.tree.restore import Target
 from core.tree.writer import FileWriter
 
-Select = Callable[[bytes], bool]
 _FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
-
-
-def everything(_path: bytes) -> bool:
-    """Take all."""
-    return True
-
-
-def matching(patterns: tuple[bytes, ...]) -> Select:
-    """Paths that are named, lie below what is named, or match a pattern with *, ? or []."""
-    texts = [pattern.strip(b"/").decode("utf-8", "surrogateescape") for pattern in patterns]
-
-    def select(path: bytes) -> bool:
-        name = path.decode("utf-8", "surrogateescape")
-        return any(
-            name == text
-            or name.startswith(text + "/")
-            or fnmatchcase(name, text)
-            or fnmatchcase(name, text + "/*")
-            for text in texts
-        )
-
-    return select if texts else everything
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ from node.cli.opening import told
 from node.cli.progress import Status
 
 EXIT_INCOMPLETE = 3
+_HINTS_MAX = 8  # said once each
 
 
 class Faults:
@@ -14,6 +15,7 @@ class Faults:
         self.errors = 0
         self._status = status
         self._verbose = verbose
+        self._hints = set[str]()
 
     def report(self, path: bytes, error: PortalError | OSError) -> None:
         """Something about this path, given without the slash it begins with."""
@@ -25,7 +27,15 @@ class Faults:
         self._status.event("warning" if is_note else "error", path=shown(path), what=text)
         self.errors += not is_note
         if self._verbose or not is_note:
-            self._status.say(f"portal: /{shown(path).lstrip('/')}: {text}")
+            self._status.say(f"portal: /{shown(path).lstrip('/')}: {text}{self._hint(error)}")
+
+    def _hint(self, error: PortalError | OSError) -> str:
+        """What to do about it, but not behind every one of a thousand lines."""
+        hint = error.hint if isinstance(error, PortalError) else None
+        if not hint or hint in self._hints or len(self._hints) >= _HINTS_MAX:
+            return ""
+        self._hints.add(hint)
+        return f" ({hint})"
 
     @property
     def exit_code(self) -> int:

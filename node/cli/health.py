@@ -12,6 +12,7 @@ import click
 
 from core.errors import UsageError
 from node.cli import opening, run, secrets_input
+from node.cli.keep import counted, named
 from node.cli.progress import Status, size_text, time_text
 from node.cli.snapshots import filter_of, which_options
 
@@ -88,7 +89,7 @@ def _show_checked(checked: "Checked", status: Status) -> None:
         status.event("affected", snapshot=snapshot.id.hex(), path=shown(path))
         status.say(f"lost      {snapshot.name}:/{shown(path)}")
     if checked.affected_count > _NAMED_MAX:
-        status.say(f"          and {checked.affected_count - _NAMED_MAX} more files")
+        status.say(f"          and {checked.affected_count - _NAMED_MAX:,} more files")
     status.event(
         "summary",
         snapshots=checked.snapshots,
@@ -99,11 +100,17 @@ def _show_checked(checked: "Checked", status: Status) -> None:
         bytes_read=checked.bytes_read,
         exit_code=checked.exit_code,
         affected=checked.affected_count,
+        trash_packs=checked.trash_packs,
+        unlisted_packs=checked.unlisted_packs,
+        sessions=checked.sessions,
+        leftovers=checked.leftovers,
+        set_aside=checked.set_aside,
         seconds=round(status.seconds, 3),
     )
     read = f", {size_text(checked.bytes_read)} of them read" if checked.bytes_read else ""
     status.summary(
-        f"{checked.snapshots} snapshots, {checked.pieces:,} pieces in {checked.packs} packs, "
+        f"{counted(checked.snapshots, 'snapshot')}, {counted(checked.pieces, 'piece')} in "
+        f"{counted(checked.packs, 'pack')}, "
         f"{size_text(checked.pack_bytes)}{read}, in {time_text(status.seconds)}"
     )
     endings = {
@@ -125,7 +132,7 @@ def _show_checked(checked: "Checked", status: Status) -> None:
 def repair(**asked: Any) -> int:
     """Mend what portal check finds. Damaged files are set aside, nothing is deleted.
 
-    Exit code 6: something is lost for good; the snapshots keep what is left of them.
+    Exit code 6: something is lost; the snapshots keep what is left of them.
     """
     from core import process
     from portal.repair import repair as repair_vault
@@ -140,11 +147,10 @@ def repair(**asked: Any) -> int:
     if asked["leave_out"] and checked.lost and not asked["yes"]:
         if not secrets_input.on_terminal():
             raise UsageError("--leave-out forgets snapshots", hint="--yes does it without asking")
-        click.confirm("make the snapshots anew without what is lost?", abort=True)
+        click.confirm("make the snapshots anew without what is lost?", abort=True, err=True)
     work = _Work(repair_vault, leave_out=asked["leave_out"])
     done = run.run_trio(work, vault, checked, int(time.time()))
-    _show_repaired(done, status)
-    return 6 if done.lost and not asked["leave_out"] else 0
+    return _show_repaired(done, vault, status)
 
 
 class _Work:
@@ -158,7 +164,11 @@ class _Work:
         return self._work(*args, **self._options)
 
 
-def _show_repaired(done: "Repaired", status: Status) -> None:
+def _show_repaired(done: "Repaired", vault: "Vault", status: Status) -> int:
+    """Tell what was done, and how the vault is now."""
+    from portal.check import Options
+
+    now = _checked(vault, Options(), status)
     status.event(
         "repaired",
         set_aside=done.set_aside,
@@ -168,19 +178,28 @@ def _show_repaired(done: "Repaired", status: Status) -> None:
         broken=[snapshot.id.hex() for snapshot in done.broken],
         rewritten=[[one.old.id.hex(), one.new.id.hex()] for one in done.rewritten],
         lost=done.lost,
+        exit_code=now.exit_code,
     )
     lines = [
-        (len(done.set_aside), "damaged files set aside, in the vault's damaged/"),
-        (done.saved_packs, "new packs made of what could still be read"),
-        (done.taken_back, "packs taken back from the trash"),
-        (len(done.found), "snapshots found again that no head told of"),
-        (len(done.broken), "of them without some of their files"),
-        (len(done.rewritten), "snapshots made anew without what is lost"),
-        (done.lost, "pieces are lost; a backup stores those again that are still on the disk"),
+        (len(done.set_aside), "damaged file", "set aside, in the vault's damaged/"),
+        (done.saved_packs, "new pack", "made of what could still be read"),
+        (done.taken_back, "pack", "taken back from the trash"),
+        (len(done.found), "snapshot", "found again that no head told of"),
+        (len(done.broken), "snapshot", "found likewise, but not whole, and left out"),
+        (len(done.rewritten), "snapshot", "made anew without what is lost"),
+        (done.lost, "piece", "lost; a backup stores those again that are still on the disk"),
     ]
-    for count, what in lines:
+    for count, noun, what in lines:
         if count:
-            status.say(f"{count} {what}")
+            status.say(f"{counted(count, noun)} {what}")
+    status.summary(
+        {
+            0: "now everything is there that snapshots need",
+            5: "there is damage still: portal check",
+            6: "what is lost stays lost; --leave-out makes the snapshots anew without it",
+        }[now.exit_code]
+    )
+    return now.exit_code
 
 
 # --- stats ----------------------------------------------------------------------------------------
@@ -191,18 +210,22 @@ def _show_repaired(done: "Repaired", status: Status) -> None:
 @opening.json_option
 @opening.vault_options
 def stats(**asked: Any) -> int:
-    """How much the snapshots hold, and how much room that takes."""
+    """How much the snapshots hold, and how much room that takes.
+
+    Options choose which snapshots are told about one by one; the rest is about all of them.
+    """
     from core import process
     from portal.stats import stats as count
 
     process.keep_freed_buffers()
     vault = opening.open_vault(asked)
     only = filter_of(asked)
-    found = count(vault, [snapshot for snapshot in vault.head().live if only.takes(snapshot)])
+    live = vault.head().live
+    found = count(vault, [snapshot for snapshot in live if only.takes(snapshot)])
     if asked["as_json"]:
         click.echo(json.dumps(_stats_facts(found)))
     else:
-        _show_stats(found)
+        _show_stats(found, len(live))
     return 0
 
 
@@ -218,10 +241,12 @@ def _stats_facts(found: "Stats") -> dict[str, Any]:
     ]
     first = ("forgotten", "pieces", "piece_bytes", "restore_bytes", "live_bytes", "pack_bytes")
     names = (*first, "unused_bytes", "trash_packs", "trash_bytes", "missing")
-    return {"v": 1, "snapshots": snapshots} | {name: getattr(found, name) for name in names}
+    return {"v": 1, "message_type": "stats", "snapshots": snapshots} | {
+        name: getattr(found, name) for name in names
+    }
 
 
-def _show_stats(found: "Stats") -> None:
+def _show_stats(found: "Stats", live: int) -> None:
     for one in found.snapshots:
         click.echo(
             f"{one.snapshot.name}  {size_text(one.restore_bytes):>10}, "
@@ -229,13 +254,19 @@ def _show_stats(found: "Stats") -> None:
         )
     packs = ", ".join(f"{count} of {size_text(size)}" for size, count in found.packs)
     lines = [
-        ("snapshots", f"{len(found.snapshots)} ({found.forgotten} forgotten)"),
+        (
+            "snapshots",
+            f"{live:,}" + (f", and {found.forgotten:,} forgotten" if found.forgotten else ""),
+        ),
         ("they hold", size_text(found.restore_bytes)),
-        ("different content", f"{size_text(found.piece_bytes)} in {found.pieces:,} pieces"),
+        (
+            "different content",
+            f"{size_text(found.piece_bytes)} in {counted(found.pieces, 'piece')}",
+        ),
         ("compressed, sealed", size_text(found.live_bytes)),
         ("packs", f"{size_text(found.pack_bytes)}: {packs or 'none'}"),
         ("unused in them", size_text(found.unused_bytes)),
-        ("trash", f"{size_text(found.trash_bytes)} in {found.trash_packs} packs"),
+        ("trash", f"{size_text(found.trash_bytes)} in {counted(found.trash_packs, 'pack')}"),
         ("each stored byte", f"stands for {found.total_ratio:.2f}"),
     ]
     for name, text in lines:
@@ -288,19 +319,18 @@ def copy(names: tuple[str, ...], target: Path, **asked: Any) -> int:
         stored_bytes=done.stored_bytes,
     )
     status.summary(
-        f"{len(done.added)} snapshots copied, {len(done.known)} were there: "
-        f"{size_text(done.piece_bytes)}, stored as {size_text(done.stored_bytes)}, in {target}"
+        f"{counted(len(done.added), 'snapshot')} copied, {len(done.known)} there already: "
+        f"{size_text(done.piece_bytes)}, stored as {size_text(done.stored_bytes)}, "
+        f"in {opening.shown_path(target)}"
     )
     return 0
 
 
 def _chosen(vault: "Vault", names: tuple[str, ...], asked: dict[str, Any]) -> "list[Snapshot]":
-    from portal.browse import select_snapshot
-
-    head, only, zone = vault.head(), filter_of(asked), run.local_zone()
     if names:
-        return [select_snapshot(head, name, zone, only)[0] for name in names]
-    return [snapshot for snapshot in head.live if only.takes(snapshot)]
+        return named(vault, names, asked)
+    only = filter_of(asked)
+    return [snapshot for snapshot in vault.head().live if only.takes(snapshot)]
 
 
 @click.command()
@@ -326,7 +356,7 @@ def rewrite(names: tuple[str, ...], **asked: Any) -> int:
     chosen = _chosen(vault, names, asked)
     rules = _Rules(asked["exclude"])
     if asked["dry_run"]:
-        return _would_drop(vault, chosen, rules)
+        return _would_rewrite(vault, chosen, rules, asked)
     edit = Edit(drop=rules.drops, host=asked["new_host"], why=rules.why, forget=asked["forgets"])
     made = run.run_trio(rewrite_snapshots, vault, chosen, edit, int(time.time()))
     status = Status(as_json=asked["as_json"], quiet=asked["quiet"])
@@ -334,8 +364,10 @@ def rewrite(names: tuple[str, ...], **asked: Any) -> int:
         changed = one.old.id != one.new.id
         old, new = one.old.id.hex(), one.new.id.hex()
         status.event("rewritten", old=old, new=new, dropped=one.dropped, changed=changed)
-        what = f"is now {one.new.name}, {one.dropped} names left out" if changed else "stays"
-        status.summary(f"{one.old.name} {what}")
+        dropped = f", {counted(one.dropped, 'name')} left out" if one.dropped else ""
+        what = f"is now {one.new.name}{dropped}" if changed else "stays as it is"
+        pinned = " (the old one is pinned, so it stays, too)" if one.old.pinned else ""
+        status.summary(f"{one.old.name} {what}{pinned if changed and asked['forgets'] else ''}")
     return 0
 
 
@@ -348,18 +380,37 @@ class _Rules:
         self.why = ""
         self._patterns = Patterns([anywhere(os.fsencode(pattern)) for pattern in patterns])
 
-    def drops(self, _snapshot: "Snapshot", node: Any) -> bool:
+    def drops(self, snapshot: "Snapshot", node: Any) -> bool:
         entry = node.entry
+        inside = entry.path + b"/"
+        if any((source.strip(b"/") + b"/").startswith(inside) for source in snapshot.record.paths):
+            return False  # a source, or what leads to one: named to be saved, whatever its name
         return bool(self._patterns.verdict(entry.path, is_directory=entry.is_directory))
 
 
-def _would_drop(vault: "Vault", chosen: "list[Snapshot]", rules: _Rules) -> int:
+def _would_rewrite(
+    vault: "Vault", chosen: "list[Snapshot]", rules: _Rules, asked: dict[str, Any]
+) -> int:
     from core.tree.paths import shown
     from portal.browse import walk
 
+    status = Status(as_json=asked["as_json"], quiet=asked["quiet"])
+    host = asked["new_host"]
     with vault.reader() as reader:
         for snapshot in chosen:
+            count, above = 0, b""
             for node in walk(reader, snapshot):
-                if rules.drops(snapshot, node):
-                    click.echo(f"{snapshot.name}  would leave out /{shown(node.entry.path)}")
+                is_below = above and node.entry.path.startswith(above)
+                if not is_below and not rules.drops(snapshot, node):
+                    continue
+                count += 1
+                if not is_below:
+                    above = node.entry.path + b"/"
+                    mark = "/" if node.entry.is_directory else ""
+                    status.say(f"{snapshot.name} would lose /{shown(node.entry.path)}{mark}")
+            changed = bool(count) or (host is not None and host != snapshot.record.host)
+            old = snapshot.id.hex()
+            status.event("rewritten", old=old, new=None, dropped=count, changed=changed)
+            what = f"would be made anew, {counted(count, 'name')} left out"
+            status.summary(f"{snapshot.name} {what if changed else 'would stay as it is'}")
     return 0

@@ -1,7 +1,6 @@
 """`portal forget`, `undelete` and `gc`: what is kept, and getting its room back."""
 
 import json
-import os
 import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -11,15 +10,17 @@ import click
 from core.errors import UsageError
 from node.cli import opening, run, secrets_input
 from node.cli.progress import Status, size_text
-from node.cli.snapshots import filter_of, time_text, which_options
+from node.cli.snapshots import facts, filter_of, time_text, which_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from portal.gc import Collected
-    from portal.head import Snapshot
+    from portal.head import Head, Snapshot
     from portal.retention import Decision, Policy
+    from portal.vault import Vault
 
+_ID_CHARS_MIN = 4
 _PERIODS = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
 _WITHIN = ("within", *(f"within-{period}" for period in _PERIODS[1:]))
 
@@ -55,37 +56,70 @@ def forget(names: tuple[str, ...], **asked: Any) -> int:
     from portal.forget import forget as forget_snapshots
 
     settings = opening.settings_of(asked)
+    policy = _policy(asked)
+    if names and policy is not None:
+        raise UsageError("SNAPSHOTs or --keep rules, not both")
     vault = opening.open_vault(asked, settings)
+    live = vault.head().live
     if names:
-        ids = _named(vault, names)
-        _show_forgotten(ids, vault.head().live, asked)
+        chosen = {one.id: one for one in named(vault, names, asked)}
+        decisions = [_named(one) for one in chosen.values()]
     else:
-        ids = _by_policy(asked, settings.keep, vault.head().live)
-    if asked["dry_run"] or not ids:
+        chosen = {one.id: one for one in live if filter_of(asked).takes(one)}
+        decisions = _decided(asked, policy or settings.keep, list(chosen.values()))
+    ids = {bytes.fromhex(one.snap.id) for one in decisions if not one.keep}
+    if ids and not asked["dry_run"]:
+        forget_snapshots(vault, ids, int(time.time()))
+    _show_decisions(decisions, chosen, asked)
+    if asked["quiet"] or asked["as_json"]:
         return 0
-    forget_snapshots(vault, ids, int(time.time()))
-    if not asked["quiet"]:
+    if asked["dry_run"]:
+        click.echo(f"{counted(len(ids), 'snapshot')} would be forgotten", err=True)
+    elif ids:
         hint = "portal gc frees what only they needed, portal undelete takes it back"
-        click.echo(f"{len(ids)} snapshots forgotten ({hint})", err=True)
+        click.echo(f"{counted(len(ids), 'snapshot')} forgotten ({hint})", err=True)
+    else:
+        click.echo("every snapshot is kept" if decisions else "no snapshots", err=True)
     return 0
 
 
-def _named(vault: Any, names: tuple[str, ...]) -> set[bytes]:
+def counted(count: int, what: str) -> str:
+    """So many of something: 1 snapshot, 2 snapshots."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+def named(vault: "Vault", names: "Sequence[str]", asked: dict[str, Any]) -> "list[Snapshot]":
+    """The snapshots that are called so; for commands that cannot take a part of one."""
     from portal.browse import select_snapshot
 
-    head, zone = vault.head(), run.local_zone()
-    return {select_snapshot(head, name, zone)[0].id for name in names}
+    head, only, zone, found = vault.head(), filter_of(asked), run.local_zone(), {}
+    for name in names:
+        snapshot, path = select_snapshot(head, name, zone, only)
+        if path:
+            what = "a path in it makes no sense here: a snapshot is taken whole"
+            raise UsageError(what, where=name, hint=snapshot.name)
+        found[snapshot.id] = snapshot
+    return list(found.values())
 
 
-def _by_policy(asked: dict[str, Any], profile: "Policy", live: "Sequence[Snapshot]") -> set[bytes]:
+def _named(snapshot: "Snapshot") -> "Decision":
+    from portal.forget import Pinned
+    from portal.retention import Decision
+
+    if snapshot.pinned:
+        hint = f"portal tag --unpin {snapshot.name} lets it go"
+        raise Pinned(f"snapshot {snapshot.name} is pinned", hint=hint)
+    return Decision(_snap(snapshot), keep=False, reasons=[])
+
+
+def _decided(
+    asked: dict[str, Any], policy: "Policy", chosen: "Sequence[Snapshot]"
+) -> "list[Decision]":
     from portal import retention
 
-    policy = _policy(asked) or profile
     if policy.is_empty:
         hint = "name snapshots, or say what to keep: --keep-daily 7 --keep-monthly 12"
         raise UsageError("nothing to forget by", hint=hint)
-    only = filter_of(asked)
-    chosen = [snapshot for snapshot in live if only.takes(snapshot)]
     group_by = [name for name in asked["group_by"].split(",") if name]
     decisions = retention.plan(
         [_snap(snapshot) for snapshot in chosen],
@@ -95,9 +129,7 @@ def _by_policy(asked: dict[str, Any], profile: "Policy", live: "Sequence[Snapsho
         group_by=group_by,
     )
     retention.refuse_to_lose_a_group(decisions, group_by=group_by, allow_empty=asked["allow_empty"])
-    by_name = {snapshot.id.hex(): snapshot for snapshot in chosen}
-    _show_decisions(decisions, by_name, asked)
-    return {bytes.fromhex(d.snap.id) for d in decisions if not d.keep}
+    return decisions
 
 
 def _policy(asked: dict[str, Any]) -> "Policy | None":
@@ -123,7 +155,7 @@ def _snap(snapshot: "Snapshot") -> Any:
 
 
 def _show_decisions(
-    decisions: "Sequence[Decision]", by_name: "dict[str, Snapshot]", asked: dict[str, Any]
+    decisions: "Sequence[Decision]", by_id: "dict[bytes, Snapshot]", asked: dict[str, Any]
 ) -> None:
     if asked["as_json"]:
         rows = [
@@ -137,57 +169,64 @@ def _show_decisions(
     would = "would forget" if asked["dry_run"] else "forget"
     for decision in decisions:
         verb = "keep" if decision.keep else would
-        line = f"{verb:<12} {_told(by_name[decision.snap.id])}"
+        line = f"{verb:<12} {_told(by_id[bytes.fromhex(decision.snap.id)])}"
         click.echo(f"{line}  {', '.join(decision.reasons)}".rstrip())
-
-
-def _show_forgotten(ids: set[bytes], live: "Sequence[Snapshot]", asked: dict[str, Any]) -> None:
-    if asked["as_json"]:
-        click.echo(json.dumps([{"id": one.hex(), "keep": False, "why": []} for one in sorted(ids)]))
-    elif not asked["quiet"]:
-        would = "would forget" if asked["dry_run"] else "forget"
-        for snapshot in live:
-            if snapshot.id in ids:
-                click.echo(f"{would:<12} {_told(snapshot)}")
 
 
 def _told(snapshot: "Snapshot") -> str:
     """A snapshot in a line."""
+    from core.tree.paths import shown
+
     record = snapshot.record
     moment = datetime.fromtimestamp(record.time_ns // 10**9, tz=run.local_zone())
-    paths = " ".join(os.fsdecode(path) for path in record.paths)
-    shown = "".join(c if c.isprintable() else "?" for c in paths)
-    return f"{snapshot.name}  {moment:%Y-%m-%d %H:%M:%S}  {record.host}:{shown}"
+    paths = " ".join(shown(path) for path in record.paths)
+    return f"{snapshot.name}  {moment:%Y-%m-%d %H:%M:%S}  {record.host}:{paths}"
 
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[SNAPSHOT]...")
 @click.option("--all", "everything", is_flag=True, help="All that were forgotten.")
+@opening.json_option
 @opening.vault_options
 def undelete(names: tuple[str, ...], *, everything: bool, **asked: Any) -> int:
     """Take forgotten SNAPSHOTs back, as long as they were not purged; without any: list them."""
-    from portal.errors import NoSnapshot
     from portal.forget import undelete as take_back
 
-    vault = opening.open_vault(asked)
-    forgotten = [snapshot for snapshot in vault.head().snapshots if not snapshot.is_live]
     if everything and names:
         raise UsageError("--all or some, not both")
-    if not everything and not names:
-        for snapshot in forgotten:
-            click.echo(_told(snapshot))
-        click.echo(f"{len(forgotten)} snapshots can be taken back", err=True)
+    vault = opening.open_vault(asked)
+    head = vault.head()
+    if everything or names:
+        ids = {_forgotten(head, name) for name in names}
+        found = take_back(vault, None if everything else ids)
+        told = "back"
+    else:
+        found = [snapshot for snapshot in head.snapshots if not snapshot.is_live]
+        told = "forgotten, not yet purged" if found else "to be taken back"
+    if asked["as_json"]:
+        click.echo(json.dumps([facts(snapshot) for snapshot in found]))
         return 0
-    ids = set()
-    for name in names:
-        found = [s.id for s in forgotten if s.id.hex().startswith(name.lower())]
-        if len(found) != 1 or len(name) < 4:
-            what = f"{name} names {len(found)} forgotten snapshots"
-            raise NoSnapshot(what, hint="portal undelete lists them")
-        ids.add(found[0])
-    back = take_back(vault, None if everything else ids)
-    click.echo(f"{len(back)} snapshots are back", err=True)
+    for snapshot in found:
+        click.echo(_told(snapshot))
+    click.echo(f"{counted(len(found), 'snapshot')} {told}", err=True)
     return 0
+
+
+def _forgotten(head: "Head", name: str) -> bytes:
+    """The one forgotten snapshot of this id."""
+    from portal.errors import NoSnapshot
+
+    matching = [s for s in head.snapshots if s.id.hex().startswith(name.lower())]
+    found = [snapshot for snapshot in matching if not snapshot.is_live]
+    if len(name) >= _ID_CHARS_MIN and len(found) == 1:
+        return found[0].id
+    if len(name) < _ID_CHARS_MIN or len(found) > 1:
+        what = f"{name!r} is not enough of an id: {_ID_CHARS_MIN} digits, or more"
+    elif matching:
+        what = f"snapshot {matching[0].name} was not forgotten"
+    else:
+        what = f"no forgotten snapshot is called {name}: what portal gc purged is gone"
+    raise NoSnapshot(what, hint="portal undelete lists what can be taken back")
 
 
 @click.command()
@@ -204,14 +243,15 @@ def gc(**asked: Any) -> int:
 
     Backups may run meanwhile. At the slightest doubt nothing is touched.
     """
+    from dataclasses import replace
+
     from core import limits, process
     from portal.gc import Options, collect
 
     process.prepare_for_bulk()
-    if asked["now"] and not asked["yes"] and not asked["dry_run"]:
-        if not secrets_input.on_terminal():
-            raise UsageError("--now cannot be taken back", hint="--yes does it without asking")
-        click.confirm("purge at once what was forgotten?", abort=True)
+    asks = asked["now"] and not asked["yes"] and not asked["dry_run"]
+    if asks and not secrets_input.on_terminal():
+        raise UsageError("--now cannot be taken back", hint="--yes does it without asking")
     percent = limits.UNUSED_PERCENT_MAX if asked["max_unused"] is None else asked["max_unused"]
     options = Options(
         now=asked["now"],
@@ -220,6 +260,14 @@ def gc(**asked: Any) -> int:
         unused_percent_max=percent,
     )
     vault = opening.open_vault(asked)
+    if asks:
+        plan = run.run_trio(collect, vault, replace(options, dry_run=True), int(time.time())).plan
+        if not plan.is_empty:
+            for snapshot in plan.drop:
+                click.echo(f"gone for good: {_told(snapshot)}", err=True)
+            size = size_text(plan.purge_bytes + plan.trash_bytes)
+            click.echo(f"packs that go: {size}", err=True)
+            click.confirm("purge this at once?", abort=True, err=True)
     done = run.run_trio(collect, vault, options, int(time.time()))
     _show_collected(done, asked)
     return 0
@@ -242,7 +290,13 @@ def _show_collected(done: "Collected", asked: dict[str, Any]) -> None:
         later=[{"time_s": when, "bytes": size} for when, size in done.later],
     )
     would = "would be " if dry else ""
-    status.summary(f"{would}purged: {size_text(purged)}; to the trash: {size_text(trashed)}")
+    if plan.is_empty:
+        status.summary("nothing to collect")
+    else:
+        trash = "would go to the trash" if dry else "to the trash"
+        status.summary(f"{would}purged: {size_text(purged)}; {trash}: {size_text(trashed)}")
+    for snapshot in plan.drop if dry else done.dropped:
+        status.summary(f"{would}gone for good: {_told(snapshot)}")
     if done.repacked_bytes:
         status.summary(
             f"packed again, what of it is still needed: {size_text(done.repacked_bytes)}"
@@ -251,6 +305,9 @@ def _show_collected(done: "Collected", asked: dict[str, Any]) -> None:
         moment = datetime.fromtimestamp(when, tz=run.local_zone())
         status.summary(f"{size_text(size)} will be free after {moment:%Y-%m-%d %H:%M}")
     if done.waiting_packs:
-        status.summary(f"{done.waiting_packs} packs wait for a command that is still running")
+        packs = counted(done.waiting_packs, "pack")
+        status.summary(f"{packs} to be purged when a command that is running now has ended")
+    if not dry and plan.unused_bytes:
+        status.summary(f"unused, but not worth packing again: {size_text(plan.unused_bytes)}")
     if done.too_much is not None:
         status.summary(f"would be refused: {done.too_much}")

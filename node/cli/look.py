@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 import sys
 from contextlib import contextmanager
@@ -28,9 +29,12 @@ if TYPE_CHECKING:
     from portal.reader import Reader
 
 _PATH = opening.PATH
+_WILD = re.compile(rb"[*?\[]")
 _KINDS = {1: "file", 2: "dir", 3: "symlink", 5: "fifo", 6: "chardev", 7: "dev"}
+_TOLD = {2: "a directory", 3: "a link", 5: "a pipe", 6: "a device", 7: "a device"}
 _FORMATS = {1: stat.S_IFREG, 2: stat.S_IFDIR, 3: stat.S_IFLNK, 5: stat.S_IFIFO}
 _FORMATS |= {6: stat.S_IFCHR, 7: stat.S_IFBLK}
+_BEFORE_ALL_NS = -(1 << 80)
 _snapshot = click.argument("snapshot", default="latest")
 
 
@@ -50,10 +54,40 @@ def _opened(asked: dict[str, Any], name: str) -> "Iterator[tuple[Reader, Snapsho
         yield reader, found, path
 
 
-def _selection(patterns: "Sequence[str]", exclude: "Sequence[str]" = ()) -> "Selection":
+def selection(
+    under: bytes, patterns: "Sequence[str]", exclude: "Sequence[str]" = ()
+) -> "Selection":
+    """What these patterns mean behind SNAPSHOT:/under."""
     from portal.browse import Selection
 
-    return Selection([os.fsencode(p) for p in patterns], [os.fsencode(p) for p in exclude])
+    return Selection([_inside(p, under) for p in patterns], [_inside(p, under) for p in exclude])
+
+
+def _inside(text: str, under: bytes) -> bytes:
+    """A pattern on whole paths; one that begins with neither slash nor star counts from `under`."""
+    pattern = os.fsencode(text)
+    if pattern.startswith((b"/", b"*")) or not under:
+        return pattern
+    return _WILD.sub(rb"[\g<0>]", under) + b"/" + pattern
+
+
+def refuse_nothing(reader: "Reader", found: "Snapshot", under: bytes, select: "Selection") -> None:
+    """Pass if something is meant, or could be where it cannot be read."""
+    from portal.browse import walk
+
+    unreadable: list[bytes] = []
+    nodes = walk(
+        reader, found, under=under, select=select, report=lambda path, _e: unreadable.append(path)
+    )
+    if next(nodes, None) is None and not select.is_everything and not unreadable:
+        raise _nothing(found, under)
+
+
+def _nothing(found: "Snapshot", under: bytes) -> UsageError:
+    from core.tree.paths import shown
+
+    hint = f"portal ls -R {found.name}:/{shown(under)} shows what is there"
+    return UsageError("nothing in the snapshot matches", where=found.name, hint=hint)
 
 
 # --- ls -------------------------------------------------------------------------------------------
@@ -75,8 +109,12 @@ def ls(snapshot: str, patterns: tuple[str, ...], **asked: Any) -> int:
         nodes = _listed(reader, found, path, (patterns, asked["recursive"]), faults)
         show = _json_line if asked["as_json"] else _long_line if asked["is_long"] else _name_line
         zone = run.local_zone()
+        shown_any = False
         for node in nodes:
             click.echo(show(node, zone))
+            shown_any = True
+        if patterns and not shown_any and not faults.errors:
+            raise _nothing(found, path)
     return faults.exit_code
 
 
@@ -91,7 +129,7 @@ def _listed(
 
     patterns, recursive = what
     if patterns or recursive:
-        select = _selection(patterns)
+        select = selection(path, patterns)
         return walk(reader, found, under=path, select=select, report=faults.report)
     node = lookup(reader, found, path)
     if not node.entry.is_directory:
@@ -132,11 +170,10 @@ def _json_line(node: "Node", _zone: Any) -> str:
 
 
 def _facts(node: "Node") -> dict[str, Any]:
-    """A name for programs; what is no UTF-8 has its bytes beside it."""
+    """A name for programs."""
     entry = node.entry
-    path = "/" + entry.path.decode("utf-8", "replace")
-    facts: dict[str, Any] = {
-        "path": path,
+    facts = {
+        **_path_facts(entry.path),
         "type": _KINDS[entry.type],
         "mode": entry.mode,
         "uid": entry.uid,
@@ -146,11 +183,15 @@ def _facts(node: "Node") -> dict[str, Any]:
         "size": entry.size,
         "mtime": time_text(entry.mtime_ns),
     }
-    if path.encode()[1:] != entry.path:
-        facts["path_hex"] = entry.path.hex()
     if entry.target:
         facts["target"] = entry.target.decode("utf-8", "replace")
     return facts
+
+
+def _path_facts(path: bytes) -> dict[str, Any]:
+    """A path; if it is no UTF-8, its bytes, too."""
+    text = path.decode("utf-8", "replace")
+    return {"path": f"/{text}"} | ({} if text.encode() == path else {"path_hex": path.hex()})
 
 
 # --- find -----------------------------------------------------------------------------------------
@@ -158,7 +199,9 @@ def _facts(node: "Node") -> dict[str, Any]:
 
 @click.command()
 @click.argument("patterns", nargs=-1, required=True)
-@click.option("-s", "--snapshot", "names", multiple=True, help="Only in this one; repeatable.")
+@click.option(
+    "-s", "--snapshot", "names", multiple=True, help="Only in this one, or below its :/path."
+)
 @click.option("--ignore-case", is_flag=True)
 @click.option("--newer", metavar="TIME", help="Changed at this time or later: 2026-08-01, or 7d.")
 @click.option("--older", metavar="TIME", help="Changed at this time or before.")
@@ -180,17 +223,18 @@ def find(patterns: tuple[str, ...], **asked: Any) -> int:
     faults = Faults(Status(as_json=False))
     zone, head, only = run.local_zone(), vault.head(), filter_of(asked)
     if asked["names"]:
-        chosen = [select_snapshot(head, name, zone, only)[0] for name in asked["names"]]
+        chosen = [select_snapshot(head, name, zone, only) for name in asked["names"]]
     else:
-        chosen = [snapshot for snapshot in head.live if only.takes(snapshot)]
+        chosen = [(snapshot, b"") for snapshot in head.live if only.takes(snapshot)]
     with vault.reader() as reader:
         finder = Finder(reader, _wanted(patterns, asked), faults.report)
         found_any = False
-        for snapshot, nodes in finder.find(chosen):
-            found_any = True
-            _show_found(snapshot, nodes, asked)
-    if not found_any:
-        click.echo("nothing is called so", err=True)
+        for one, under in chosen:
+            for snapshot, nodes in finder.find([one], under):
+                found_any = True
+                _show_found(snapshot, nodes, asked)
+    if not found_any and not asked["as_json"]:
+        click.echo("nothing found", err=True)
     return faults.exit_code
 
 
@@ -221,7 +265,12 @@ def _moment_ns(text: str | None) -> int | None:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        return Duration.parse(text).before(time_ns(), zone)
+        try:
+            since = Duration.parse(text).before(time_ns(), zone)
+        except UsageError:
+            hint = "2026-08-01, 2026-08-01T12:00, or 7d for a week ago"
+            raise UsageError(f"{text!r} is no time", hint=hint) from None
+        return _BEFORE_ALL_NS if since is None else since
     moment = moment if moment.tzinfo else moment.replace(tzinfo=zone)
     return int(moment.timestamp()) * 10**9
 
@@ -275,11 +324,13 @@ def diff(old: str, new: str | None, **asked: Any) -> int:
             changes = comparison.of_snapshots(before, after, under)
         else:
             root = os.fsencode(asked["disk"] or Path("/") / os.fsdecode(under))
+            if not os.path.lexists(root):
+                raise UsageError("does not exist on the disk", where=os.fsdecode(root))
             changes = comparison.with_disk(before, under, root, content=asked["content"])
         for change in changes:
             if change.difference is not Difference.METADATA or asked["metadata"]:
                 _show_change(change, as_json=asked["as_json"])
-        _show_totals(comparison.totals, as_json=asked["as_json"])
+        _show_totals(comparison.totals, asked)
     return faults.exit_code
 
 
@@ -288,22 +339,23 @@ def _show_change(change: "Change", *, as_json: bool) -> None:
 
     if as_json:
         line = {"v": 1, "message_type": "change", "modifier": change.difference.value}
-        click.echo(json.dumps(line | {"path": "/" + change.path.decode("utf-8", "replace")}))
+        click.echo(json.dumps(line | _path_facts(change.path)))
         return
     node = change.new or change.old
     mark = "/" if node and node.entry.is_directory else ""
     click.echo(f"{change.difference.value}  /{shown(change.path)}{mark}")
 
 
-def _show_totals(totals: "Changes", *, as_json: bool) -> None:
+def _show_totals(totals: "Changes", asked: dict[str, Any]) -> None:
     from dataclasses import asdict
 
-    if as_json:
+    if asked["as_json"]:
         click.echo(json.dumps({"v": 1, "message_type": "statistics", **asdict(totals)}))
         return
+    named = "" if asked["metadata"] or not totals.metadata else " (--metadata names them)"
     click.echo(
-        f"{totals.added} new, {totals.removed} gone, {totals.content} changed, "
-        f"{totals.metadata} other mode, owner or time, {totals.type} other type; "
+        f"{totals.added} new, {totals.removed} gone, {totals.content} changed, {totals.type} of "
+        f"another type, {totals.metadata} of another mode, owner or time{named}; "
         f"{size_text(totals.added_bytes)} came, {size_text(totals.removed_bytes)} went",
         err=True,
     )
@@ -317,14 +369,28 @@ def _show_totals(totals: "Changes", *, as_json: bool) -> None:
 @opening.vault_options
 def cat(files: tuple[str, ...], **asked: Any) -> int:
     """Print files of a snapshot, such as latest:/home/ann/letter.txt."""
-    from portal.browse import lookup
+    from core import process
+    from core.tree.entry import EntryType
+    from core.tree.paths import shown
+    from portal.browse import lookup, select_snapshot
     from portal.content import cat as print_file
 
-    for name in files:
-        if ":" not in name:
-            raise UsageError("names no file", where=name, hint="SNAPSHOT:/PATH, as portal ls shows")
-        with _opened(asked, name) as (reader, found, path):
-            print_file(reader, lookup(reader, found, path), sys.stdout.buffer.write)
+    process.keep_freed_buffers()
+    vault, zone, nodes = opening.open_vault(asked), run.local_zone(), []
+    head = vault.head()
+    with vault.reader() as reader:
+        for name in files:
+            found, path = select_snapshot(head, name, zone)
+            if not path:
+                hint = "SNAPSHOT:/PATH, as portal ls shows"
+                raise UsageError("names no file", where=name, hint=hint)
+            node = lookup(reader, found, path)
+            if node.entry.type is not EntryType.FILE:
+                kind = _TOLD[node.entry.type]
+                raise UsageError(f"is {kind}, no file", where=f"{found.name}:/{shown(path)}")
+            nodes.append(node)
+        for node in nodes:
+            print_file(reader, node, sys.stdout.buffer.write)
     sys.stdout.buffer.flush()
     return 0
 
@@ -332,30 +398,41 @@ def cat(files: tuple[str, ...], **asked: Any) -> int:
 @click.command()
 @_snapshot
 @click.argument("patterns", nargs=-1)
-@click.option("-o", "--output", type=_PATH, help="The file to make; else stdout.")
+@click.option("-o", "--output", type=_PATH, help="The file to make; else, or for -, stdout.")
 @click.option("--archive", type=click.Choice(["tar", "zip"]), help="Default: by OUTPUT, else tar.")
 @click.option("-e", "--exclude", multiple=True, help="Not what matches.")
 @opening.vault_options
 def dump(snapshot: str, patterns: tuple[str, ...], **asked: Any) -> int:
-    """Write SNAPSHOT, or SNAPSHOT:/path, as a tar or zip stream."""
+    """Write SNAPSHOT, or SNAPSHOT:/path, as a tar or zip stream.
+
+    Names in it begin below that path.
+    """
     from portal.dump import dump_tar, dump_zip
 
     output, kind = asked["output"], asked["archive"]
+    output = None if output == Path("-") else output
+    if output is not None and os.path.lexists(output):
+        raise UsageError("exists already", where=str(output), hint="choose another name")
     if output is None and sys.stdout.isatty():
         raise UsageError("not onto a terminal", hint="-o FILE, or a pipe")
     if kind is None:
-        kind = "zip" if output is not None and output.suffix == ".zip" else "tar"
+        kind = "zip" if output is not None and output.suffix.lower() == ".zip" else "tar"
     faults = Faults(Status(as_json=False))
     write_archive = dump_zip if kind == "zip" else dump_tar
-    select = _selection(patterns, asked["exclude"])
     with _opened(asked, snapshot) as (reader, found, path):
+        select = selection(path, patterns, asked["exclude"])
+        refuse_nothing(reader, found, path, select)
         if output is None:
             out = sys.stdout.buffer
             write_archive(reader, found, path, out.write, faults.report, select)
             out.flush()
             return faults.exit_code
         partial = output.with_name(output.name + ".partial")
-        with partial.open("wb") as file:
-            write_archive(reader, found, path, file.write, faults.report, select)
-        partial.rename(output)
+        try:
+            with partial.open("wb") as file:
+                write_archive(reader, found, path, file.write, faults.report, select)
+            partial.rename(output)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
     return faults.exit_code

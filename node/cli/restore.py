@@ -2,17 +2,21 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from core.errors import UsageError
+from core.errors import PortalError, UsageError
 from node.cli import opening, run, secrets_input
 from node.cli.faults import Faults
+from node.cli.look import refuse_nothing, selection
 from node.cli.progress import Status, size_text, time_text
 from node.cli.snapshots import filter_of, which_options
 
 if TYPE_CHECKING:
+    from portal.browse import Selection
+    from portal.head import Snapshot
+    from portal.reader import Reader
     from portal.restore import Options, Restore
     from portal.standing import Deed
     from portal.vault import Vault
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
 
 _PATH = opening.PATH
 _OVERWRITE = ["refuse", "always", "if-changed", "if-newer", "never"]
+_NAMED_MAX = 20
 _OWNERS = ["numbers", "names", "mine"]
 
 _what = opening.together(
@@ -65,72 +70,101 @@ def restore(**asked: Any) -> int:
     from core import process
 
     process.prepare_for_bulk()
-    target = _target(asked)
-    status = Status(as_json=asked["as_json"], quiet=asked["quiet"])
-    vault = opening.open_vault(asked)
-    faults = Faults(status, verbose=asked["verbose"])
-    if asked["delete"] and not asked["dry_run"] and not asked["yes"]:
-        if not secrets_input.on_terminal():
-            raise UsageError("--delete takes files away", hint="--yes does it without asking")
-        click.confirm(f"remove what the snapshot does not have below {target}?", abort=True)
-    progress = _restore(asked, vault, target, (status, faults))
-    status.clear()
-    _close(progress, target, status, dry_run=asked["dry_run"], errors=faults.errors)
-    return faults.exit_code
-
-
-def _target(asked: dict[str, Any]) -> Path:
     if asked["in_place"] == (asked["target"] is not None):
         hint = "--target DIR, or --in-place to put it back where it came from"
         raise UsageError("where to?", hint=hint)
-    return Path("/") if asked["in_place"] else asked["target"]
+    asks = asked["delete"] and not asked["dry_run"] and not asked["yes"]
+    if asks and not secrets_input.on_terminal():
+        raise UsageError("--delete takes files away", hint="--yes does it without asking")
+    status = Status(as_json=asked["as_json"], quiet=asked["quiet"])
+    vault = opening.open_vault(asked)
+    faults = Faults(status, verbose=asked["verbose"])
+    with vault.reader() as reader:
+        what = _what_of(asked, vault, reader)
+        if asks:
+            _ask(asked, vault, reader, what)
+        progress = _restore(asked, _options(asked, vault, status), (reader, what), (status, faults))
+    status.clear()
+    _close(progress, what.target, status, dry_run=asked["dry_run"], errors=faults.errors)
+    return faults.exit_code
 
 
-def _restore(
-    asked: dict[str, Any], vault: "Vault", target: Path, tell: tuple[Status, Faults]
-) -> "Progress":
-    from portal.browse import Selection, select_snapshot
-    from portal.restore import Restore
+class _What(NamedTuple):
+    """What is restored, and where to."""
 
-    status, faults = tell
+    snapshot: "Snapshot"
+    under: bytes
+    select: "Selection"
+    target: Path
+
+
+def _what_of(asked: dict[str, Any], vault: "Vault", reader: "Reader") -> _What:
+    from portal.browse import lookup, select_snapshot
+
     found, under = select_snapshot(
         vault.head(), asked["snapshot"], run.local_zone(), filter_of(asked)
     )
-    if asked["in_place"] and under:
-        target = Path("/") / os.fsdecode(_directory_of(vault, found, under))
-    include = [os.fsencode(p) for p in (*asked["patterns"], *asked["include"])]
-    select = Selection(
-        [_inside(pattern, under) for pattern in include],
-        [_inside(os.fsencode(pattern), under) for pattern in asked["exclude"]],
-    )
-    with vault.reader() as reader:
-        options = _options(asked, vault, status)
-        job = Restore(reader, target, faults.report, options, lambda: _show(status, job))
-        try:
-            run.run_trio(job.run, found, under, select, asked["threads"])
-        except KeyboardInterrupt:
-            status.clear()
-            status.say(
-                "interrupted: files that are there are whole; --overwrite if-changed goes on"
-            )
-            raise
+    select = selection(under, (*asked["patterns"], *asked["include"]), asked["exclude"])
+    refuse_nothing(reader, found, under, select)
+    target = asked["target"]
+    if asked["in_place"]:
+        is_directory = lookup(reader, found, under).entry.is_directory
+        target = Path("/") / os.fsdecode(under if is_directory else under.rpartition(b"/")[0])
+    return _What(found, under, select, target)
+
+
+def _restore(
+    asked: dict[str, Any],
+    options: "Options",
+    of: "tuple[Reader, _What]",
+    tell: tuple[Status, Faults],
+) -> "Progress":
+    from portal.restore import Restore
+
+    (status, faults), (reader, what) = tell, of
+    job = Restore(reader, what.target, faults.report, options, lambda: _show(status, job))
+    try:
+        run.run_trio(job.run, what.snapshot, what.under, what.select, asked["threads"])
+    except KeyboardInterrupt:
+        status.clear()
+        status.say("interrupted: files that are there are whole; --overwrite if-changed goes on")
+        raise
     return job.progress
 
 
-def _directory_of(vault: "Vault", snapshot: Any, under: bytes) -> bytes:
-    """Where the content of `under` lies in the original tree."""
-    from portal.browse import lookup
+def _ask(asked: dict[str, Any], vault: "Vault", reader: "Reader", what: _What) -> None:
+    """Show what would be removed, and ask; nothing, if nothing would be."""
+    from dataclasses import replace
 
-    with vault.reader() as reader:
-        is_directory = lookup(reader, snapshot, under).entry.is_directory
-    return under if is_directory else under.rpartition(b"/")[0]
+    from core.tree.paths import shown
+    from portal.standing import Deed
+
+    gone: list[bytes] = []
+
+    def note(deed: "Deed", path: bytes) -> None:
+        if deed is Deed.REMOVED:
+            gone.append(path)
+
+    silent = Status(as_json=False, quiet=True)
+    options = replace(_options(asked, vault, silent), dry_run=True, verify=False, say=note)
+    of_nothing = _Unheard(silent)
+    _restore(asked, options, (reader, what), (silent, of_nothing))
+    if not gone:
+        return
+    for path in gone[:_NAMED_MAX]:
+        click.echo(f"would be removed: /{shown(path)}", err=True)
+    if len(gone) > _NAMED_MAX:
+        click.echo(f"and {len(gone) - _NAMED_MAX:,} more", err=True)
+    count = "this" if len(gone) == 1 else f"these {len(gone):,}, and what is below them,"
+    place = opening.shown_path(what.target)
+    click.confirm(f"remove {count} from {place}?", abort=True, err=True)
 
 
-def _inside(pattern: bytes, under: bytes) -> bytes:
-    """A pattern on whole paths; one that is not absolute counts from `under`."""
-    if pattern.startswith((b"/", b"*")) or not under:
-        return pattern
-    return under + b"/" + pattern
+class _Unheard(Faults):
+    """Of a dry run that only counts: the real one says it."""
+
+    def report(self, path: bytes, error: PortalError | OSError) -> None:
+        """Nothing."""
 
 
 def _options(asked: dict[str, Any], vault: "Vault", status: Status) -> "Options":
@@ -186,9 +220,10 @@ def _close(
     would = "would restore" if dry_run else "restored"
     parts = [f"{would} {progress.files:,} files, {size_text(progress.content_bytes)}"]
     parts += [f"{progress.kept:,} were there already"] if progress.kept else []
-    parts += [f"{progress.removed:,} removed"] if progress.removed else []
+    would = "would be " if dry_run else ""
+    parts += [f"{progress.removed:,} {would}removed"] if progress.removed else []
     status.summary(f"{', '.join(parts)}, in {time_text(status.seconds)}")
     if progress.verified:
         status.summary(f"read again and compared: {progress.verified:,} files")
-    failed = f", but {errors} things could not be (exit 3)" if errors else ""
-    status.summary(f"to {target}{failed}")
+    failed = f", but {errors:,} things could not be restored (exit 3)" if errors else ""
+    status.summary(f"to {opening.shown_path(target)}{failed}")

@@ -74,8 +74,8 @@ def create(inputs: tuple[Path, ...], output: Path, **asked: Any) -> int:
     some files could not be read.
     """
     from core.archive.create import Creation, Options
-    from core.archive.extract import matching
     from core.compress import Mode
+    from core.tree.matching import matching
     from core.tree.source import Root
 
     _prepare(asked["gpu"])
@@ -155,7 +155,8 @@ def extract(file: Path, patterns: tuple[str, ...], output: Path, **asked: Any) -
     Nothing is written outside of the directory, whatever the archive says. Exit code 3: some
     files could not be restored; each was named.
     """
-    from core.archive.extract import Extraction, matching
+    from core.archive.extract import Extraction
+    from core.tree.matching import matching
     from core.tree.restore import Target
 
     _prepare(asked["gpu"])

@@ -4,9 +4,9 @@ from random import Random
 import pytest
 
 from core import limits
-from core.archive.extract import matching
 from core.errors import FormatError, IntegrityError, UsageError
 from core.pieces import Kind
+from core.tree.matching import matching
 from portal.browse import Filter, Scope, Selection, children, lookup, select_snapshot, walk
 from portal.errors import NoSnapshot
 from portal.manifest import Content, Form, encode_part

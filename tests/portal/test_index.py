@@ -14,7 +14,7 @@ from core.secret import Secret
 from portal.index import Index, PackFacts, open_delta_untrusted, seal_delta
 from portal.session import Session
 from tests.support.damage import assert_all_refused
-from tests.support.vaults import a_vault, back_up, fixed, opened
+from tests.support.vaults import NOW_NS, a_vault, back_up, fixed, opened
 
 KEYS = VaultKeys.from_master(Secret(bytes(range(32))))
 FACTS = PackFacts(b"n" * 32, b"s" * 32, 1 << 20, b"an index")
@@ -343,7 +343,7 @@ def test_a_thousand_files_are_found_through_any_mix_of_tables_and_deltas(tmp_pat
     for run in range(6):
         for n in range(150):
             (docs / f"{run}-{n}").write_bytes(fixed(f"{run}-{n}", rng.randrange(1, 2000)))
-        back_up(vault, docs, now_ns=1_800_000_000_000_000_000 + run)
+        back_up(vault, docs, now_ns=NOW_NS + run)
         for path in tables(vault):
             if rng.random() < 0.4:
                 path.unlink()

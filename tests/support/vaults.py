@@ -22,7 +22,7 @@ from portal.vault import Author, Vault
 from tests.support.entropy import fixed_entropy
 from tests.support.identity import a_person, keystore_contents
 
-NOW_NS = 1_800_000_000_000_000_000
+NOW_NS = 2_100_000_000_000_000_000  # long after files of today, and a time a zip can hold
 LATER_NS = 4_000_000_000_000_000_000  # long after files of today: none of them is recent
 VAULT = VaultId(b"a vault for test")
 

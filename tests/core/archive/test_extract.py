@@ -8,12 +8,13 @@ import trio
 from core import limits
 from core.archive.create import Creation
 from core.archive.create import Options as Making
-from core.archive.extract import Extraction, everything, matching
+from core.archive.extract import Extraction
 from core.archive.reader import ArchiveReader
 from core.archive.table import HOLE, Extent, Stored
 from core.compress import Mode
 from core.errors import FormatError, IntegrityError
 from core.tree.entry import AlreadyThere, Entry, EntryType
+from core.tree.matching import everything, matching
 from core.tree.occupancy import Overwrite
 from core.tree.restore import Options, Target
 from core.tree.source import Root
@@ -141,34 +142,6 @@ def test_what_is_there_wins_or_loses_as_told(tmp_path, to):
 
 
 # --- selecting --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("patterns", "taken"),
-    [
-        ((), "a.txt d d/b.txt d/e/c.jpg dd"),
-        ((b"d",), "d d/b.txt d/e/c.jpg"),
-        ((b"/d/",), "d d/b.txt d/e/c.jpg"),
-        ((b"d/e",), "d/e/c.jpg"),
-        ((b"a.txt", b"dd"), "a.txt dd"),
-        ((b"*.txt",), "a.txt d/b.txt"),
-        ((b"d?",), "dd"),
-        ((b"?",), "d d/b.txt d/e/c.jpg"),
-        ((b"[a]*",), "a.txt"),
-        ((b"D",), ""),
-        ((b"",), ""),
-    ],
-)
-def test_patterns(patterns, taken):
-    paths = [b"a.txt", b"d", b"d/b.txt", b"d/e/c.jpg", b"dd"]
-    assert {p for p in paths if matching(patterns)(p)} == set(taken.encode().split())
-
-
-def test_patterns_of_odd_names():
-    assert matching((b"\xff[1]",))(b"\xff[1]")
-    assert matching((b"\xff*",))(b"\xff\n\xfe/x")
-    assert matching((b"x[1]",))(b"x[1]/below")
-    assert not matching((b"x[1]",))(b"x2")
 
 
 def test_only_what_is_selected_is_restored_and_read(tmp_path, to):
