@@ -19,7 +19,7 @@ from core.keys import VaultKeys
 from core.labels import EnvelopeKind, Label
 from core.pack import CHUNKS_AT, PackKeys, PackReader
 from core.pack_index import PackIndex
-from core.pieces import Domain, Kind, index_key, index_key_prefix
+from core.pieces import Kind, index_key_prefix
 from portal.store import Store
 from portal.table import KEY_BYTES, Table, write_table
 
@@ -89,6 +89,7 @@ class Index:
         self._keys = keys
         self._pack_keys = PackKeys(keys.dedup, keys.pack)
         self._secret = keys.index
+        self._prefixes = {kind: index_key_prefix(kind) for kind in Kind}
         self._cache_key = hashing.derive(Label.VAULT_CACHE, keys.index.reveal())
         self._cache = cache
         self._tables: list[tuple[Table, list[bytes]]] = []  # and the names of its packs
@@ -178,7 +179,7 @@ class Index:
 
     def key(self, kind: Kind, tag: bytes) -> bytes:
         """What a piece of the private domain is called in the tables."""
-        return index_key(self._secret, kind, Domain.PRIVATE, 0, tag)[:KEY_BYTES]
+        return hashing.keyed(self._secret.reveal(), self._prefixes[kind] + tag, KEY_BYTES)
 
     def find(self, kind: Kind, tag: bytes) -> Place | None:
         """Where a piece lies, in a pack that may be used."""
@@ -212,7 +213,7 @@ class Index:
         self._pending_packs.append(pack)
         self.packs.add(pack)
         pending, pack_row = self._pending, _PLACE.pack
-        prefixes = {kind: index_key_prefix(kind) for kind in Kind}
+        prefixes = self._prefixes
         secret = self._secret.reveal()
         keys = []
         for tag, kind, chunk, offset, length in index.all_pieces():

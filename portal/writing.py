@@ -1,7 +1,8 @@
 """The end of a restore: jobs that are open are written, in order, by one thread."""
 
 import errno
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -20,6 +21,7 @@ from portal.removal import Protected, Removal
 from portal.standing import Deed
 from portal.touch import Touch
 
+_Whole = list[tuple[Part, memoryview]]
 Say = Callable[[Deed, bytes], None]
 
 _FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
@@ -119,6 +121,7 @@ class Writing:
         self._account = account
         self.sparse = False
         self._open: FileWriter | None = None
+        self._under_way = deque[tuple[_Whole, Iterator[bool | OSError | PortalError]]]()
         self._first_names: dict[bytes, tuple[bytes, bool]] = {}  # by link: path, was it kept
 
     def end(self) -> None:
@@ -126,7 +129,10 @@ class Writing:
         if self._open is not None:
             self._open.discard()
             self._open = None
-        self._target.finish()
+        try:
+            self._await_written()
+        finally:
+            self._target.finish()
 
     def write(self, job: Job) -> None:
         """All parts of a job; the faults of one are reported, the machine's end the run."""
@@ -142,7 +148,14 @@ class Writing:
             else:
                 self._settle(part, self._outcome(part, piece))
         if whole:
-            results = self._target.small_files((part.node.entry, piece) for part, piece in whole)
+            files = [(part.node.entry, piece) for part, piece in whole]
+            self._under_way.append((whole, self._target.small_files_later(files)))
+            self._await_written(limits.RESTORE_JOBS_WRITTEN_MAX)
+
+    def _await_written(self, left: int = 0) -> None:
+        """Draw what came of small files that are being written, but for the last few jobs."""
+        while len(self._under_way) > left:
+            whole, results = self._under_way.popleft()
             for (part, piece), result in zip(whole, results, strict=True):
                 self._account.progress.content_bytes += len(piece)
                 self._settle(part, result)
@@ -184,8 +197,10 @@ class Writing:
         if part.task is Task.BARE:
             return self._bare(entry)
         if part.task is Task.LINK:
+            self._await_written()  # its first name may be among them
             return self._link(part.node)
         if part.task is Task.REMOVE:
+            self._await_written()  # what failed beside it keeps it
             self._remove(part)
             return False
         if part.task is Task.CORRECT:

@@ -65,6 +65,7 @@ class _ReadBatch(Batch):
     def __init__(self, source: Source) -> None:
         super().__init__()
         self._source = source
+        self._euid = os.geteuid()
         self._entries = list[tuple[Entry, bool, bool]]()  # and: wanted, part of the call
         self._results, self._data = bytearray(), bytearray()
 
@@ -79,7 +80,7 @@ class _ReadBatch(Batch):
         try:
             holder, name = self._source.place(entry.path)
             request = WANTED.pack(
-                *(self.hold(holder, entry.path), os.geteuid() in {0, entry.uid}),
+                *(self.hold(holder, entry.path), self._euid in {0, entry.uid}),
                 *(entry.dev, entry.ino, entry.size, entry.mtime_ns, entry.ctime_ns),
             )
         except (OSError, PortalError, struct.error):  # struct: a time that no request can hold

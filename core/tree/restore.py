@@ -10,6 +10,7 @@ import ctypes
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum, unique
 from functools import partial
@@ -78,6 +79,7 @@ class Target:
         self._staging = Staging(self._occupancy, has_proc=has_proc)
         self._has_proc = has_proc
         self._linkable: set[bytes] = set()
+        self._writers: ThreadPoolExecutor | None = None
 
     # --- entries --------------------------------------------------------------------------------
 
@@ -113,14 +115,38 @@ class Target:
         Those with nothing special about them, nearly all, are written many in one call.
         """
         for batch in one_ahead(self._batches(files)):
-            for entry, data, is_there in batch.outcome():
-                if is_there:
-                    yield self._restored(entry)
-                    continue
-                try:
-                    yield self.small_file(entry, data)
-                except (OSError, PortalError) as e:
-                    yield e
+            yield from self._outcomes(batch)
+
+    def small_files_later(
+        self, files: Iterable[tuple[Entry, Buffer]]
+    ) -> Iterator[bool | OSError | PortalError]:
+        """The same, written by threads of ours while the caller goes on.
+
+        What came of it is to be drawn before anything depends on it, and before `finish`.
+        """
+        if self._writers is None:
+            self._writers = ThreadPoolExecutor(limits.TREE_WRITERS)
+        batches = list(self._batches(files))
+        under_way = [self._writers.submit(batch.run) for batch in batches]
+        return self._later(batches, under_way)
+
+    def _later(
+        self, batches: list[WriteBatch], under_way: list[Future[None]]
+    ) -> Iterator[bool | OSError | PortalError]:
+        for batch, writing in zip(batches, under_way, strict=True):
+            writing.result()
+            yield from self._outcomes(batch)
+
+    def _outcomes(self, batch: WriteBatch) -> Iterator[bool | OSError | PortalError]:
+        """What came of a batch that was run; what is not plain is done now, one by one."""
+        for entry, data, is_there in batch.outcome():
+            if is_there:
+                yield self._restored(entry)
+                continue
+            try:
+                yield self.small_file(entry, data)
+            except (OSError, PortalError) as e:
+                yield e
 
     def file(self, entry: Entry) -> FileWriter | None:
         """A file to be written bit by bit; nothing if what is there wins."""
@@ -205,6 +231,8 @@ class Target:
 
     def close(self) -> None:
         """Let go of every descriptor."""
+        if self._writers is not None:
+            self._writers.shutdown()
         self._folders.close()
         if self._root >= 0:
             os.close(self._root)

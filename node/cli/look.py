@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from core.errors import UsageError
+from core.errors import PortalError, UsageError
 from node.cli import opening, run
 from node.cli.faults import Faults
 from node.cli.progress import Status, size_text
@@ -306,7 +306,7 @@ def diff(old: str, new: str | None, **asked: Any) -> int:
     + is new, - gone, M another content, U another mode, owner or time, T another type. Exit code 0
     whether anything differs or not.
     """
-    from portal.browse import select_snapshot
+    from portal.browse import lookup, select_snapshot
     from portal.compare import Comparison, Difference
 
     vault = opening.open_vault(asked)
@@ -324,6 +324,7 @@ def diff(old: str, new: str | None, **asked: Any) -> int:
             changes = comparison.of_snapshots(before, after, under)
         else:
             root = os.fsencode(asked["disk"] or Path("/") / os.fsdecode(under))
+            lookup(reader, before, under)  # a path that is not there either is a slip of the pen
             if not os.path.lexists(root):
                 raise UsageError("does not exist on the disk", where=os.fsdecode(root))
             changes = comparison.with_disk(before, under, root, content=asked["content"])
@@ -407,6 +408,7 @@ def dump(snapshot: str, patterns: tuple[str, ...], **asked: Any) -> int:
 
     Names in it begin below that path.
     """
+    from portal.browse import lookup
     from portal.dump import dump_tar, dump_zip
 
     output, kind = asked["output"], asked["archive"]
@@ -422,15 +424,20 @@ def dump(snapshot: str, patterns: tuple[str, ...], **asked: Any) -> int:
     with _opened(asked, snapshot) as (reader, found, path):
         select = selection(path, patterns, asked["exclude"])
         refuse_nothing(reader, found, path, select)
+        above = path if lookup(reader, found, path).entry.is_directory else path.rpartition(b"/")[0]
+
+        def report(name: bytes, error: PortalError | OSError) -> None:
+            faults.report(above + b"/" + name, error)
+
         if output is None:
             out = sys.stdout.buffer
-            write_archive(reader, found, path, out.write, faults.report, select)
+            write_archive(reader, found, path, out.write, report, select)
             out.flush()
             return faults.exit_code
         partial = output.with_name(output.name + ".partial")
         try:
             with partial.open("wb") as file:
-                write_archive(reader, found, path, file.write, faults.report, select)
+                write_archive(reader, found, path, file.write, report, select)
             partial.rename(output)
         except BaseException:
             partial.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ import click
 from core.errors import PortalError, UsageError
 from node.cli import opening, run, secrets_input
 from node.cli.faults import Faults
+from node.cli.keep import counted
 from node.cli.look import refuse_nothing, selection
 from node.cli.progress import Status, size_text, time_text
 from node.cli.snapshots import filter_of, which_options
@@ -218,12 +219,14 @@ def _close(
         seconds=round(status.seconds, 3),
     )
     would = "would restore" if dry_run else "restored"
-    parts = [f"{would} {progress.files:,} files, {size_text(progress.content_bytes)}"]
+    files = counted(progress.files, "file")
+    parts = [f"{would} {files}, {size_text(progress.content_bytes)}"]
     parts += [f"{progress.kept:,} were there already"] if progress.kept else []
     would = "would be " if dry_run else ""
     parts += [f"{progress.removed:,} {would}removed"] if progress.removed else []
     status.summary(f"{', '.join(parts)}, in {time_text(status.seconds)}")
     if progress.verified:
-        status.summary(f"read again and compared: {progress.verified:,} files")
-    failed = f", but {errors:,} things could not be restored (exit 3)" if errors else ""
+        status.summary(f"read again and compared: {counted(progress.verified, 'file')}")
+    things = counted(errors, "thing")
+    failed = f", but {things} could not be restored (exit 3)" if errors else ""
     status.summary(f"to {opening.shown_path(target)}{failed}")

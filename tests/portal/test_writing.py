@@ -3,6 +3,7 @@ import os
 
 import pytest
 
+from core import limits
 from core.errors import IntegrityError
 from core.hashing import tag as tag_of
 from core.pieces import Kind
@@ -84,15 +85,24 @@ def test_a_disk_that_is_full_ends_the_run(written, monkeypatch, code):
     def full(files):
         return [OSError(code, os.strerror(code)) for _ in files]
 
-    monkeypatch.setattr(target, "small_files", full)
+    monkeypatch.setattr(target, "small_files_later", full)
     part = Part(Task.WHOLE, node(b"a", 2), Deed.CREATED, PLACE)
+    with pytest.raises(OSError, match=os.strerror(code)):  # soon, if not at once
+        for _ in range(limits.RESTORE_JOBS_WRITTEN_MAX + 1):
+            writing.write(job((part, b"aa")))
     with pytest.raises(OSError, match=os.strerror(code)):
-        writing.write(job((part, b"aa")))
+        writing.end()
     assert reports.all == []
+
+
+def test_a_fault_of_one_small_file_is_reported(written, monkeypatch):
+    _, writing, _, reports, target = written
     monkeypatch.setattr(
-        target, "small_files", lambda files: [OSError(errno.EACCES, "no") for _ in files]
+        target, "small_files_later", lambda files: [OSError(errno.EACCES, "no") for _ in files]
     )
+    part = Part(Task.WHOLE, node(b"a", 2), Deed.CREATED, PLACE)
     writing.write(job((part, b"aa")))
+    writing.end()
     assert len(reports.all) == 1
 
 
