@@ -167,11 +167,9 @@ def _plain_node_untrusted(row: Row, above: bytes) -> Node | None:
     path = above + b"/" + name if above else name
     if len(path) > _PLAIN_PATH_BYTES_MAX:
         return None
-    entry = Entry(
-        *(path, _PLAIN_KINDS[kind], mode, uid, gid),
-        *(_owner_untrusted(user), _owner_untrusted(group)),
-        *(mtime_ns, size, b"", (0, 0), (), 0, ino, 1, ctime_ns),
-    )
+    owners = _owner_untrusted(user), _owner_untrusted(group)
+    entry = Entry(path, _PLAIN_KINDS[kind], mode, uid, gid, *owners, mtime_ns, size)
+    entry = entry._replace(ino=ino, ctime_ns=ctime_ns)
     return Node(entry, Content(_FORMS[form], data), b"")
 
 

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 import pytest
 
 from core.pieces import Kind
+from node.cli import secrets_input
 from node.cli.keep import counted
 from tests.support.home import Terminal
 from tests.support.program import Machine, messages, one_line
@@ -294,6 +295,14 @@ def test_most_of_a_vault_goes_only_when_asked(machine, three):
     assert live(machine) == three[2:]
 
 
+def test_where_nothing_would_go_nothing_is_asked(machine, three, monkeypatch):
+    monkeypatch.setattr(secrets_input, "on_terminal", lambda: True)
+    assert machine.here("gc", "--now").stderr == "nothing to collect\n"
+    machine.here("forget", three[0])
+    asked = machine.here("gc", "--now", code=130)  # and nobody answers
+    assert "purge this at once?" in asked.stderr
+
+
 @pytest.mark.slow
 def test_on_a_terminal_the_question_shows_what_would_go(machine, three):
     machine.here("forget", three[0])
@@ -306,6 +315,3 @@ def test_on_a_terminal_the_question_shows_what_would_go(machine, three):
     terminal.answer("[y/N]:", "y")
     assert terminal.close() == 0
     assert json.loads(machine.here("undelete", "--json").stdout) == []
-    terminal = Terminal("node.cli.portal.portal", machine.home, "gc", "--now")
-    assert terminal.close() == 0  # nothing to lose, nothing to ask
-    assert terminal.screen == "nothing to collect\n"

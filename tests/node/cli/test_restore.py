@@ -3,6 +3,7 @@ import os
 import pytest
 
 from core.pieces import Kind
+from node.cli import secrets_input
 from tests.support.home import Terminal
 from tests.support.privileges import unprivileged
 from tests.support.program import Machine, messages, one_line
@@ -240,6 +241,15 @@ def test_vault_and_keys_stay_where_they_are(machine, docs, tmp_path):
     assert len(machine.snapshots()) == 1
 
 
+def test_where_nothing_would_go_nothing_is_asked(machine, docs, saved, monkeypatch):
+    monkeypatch.setattr(secrets_input, "on_terminal", lambda: True)
+    asked = ["restore", f"latest:{docs}", "--in-place", "--delete"]
+    assert "remove this from" in machine.here(*asked, code=130).stderr  # and nobody answers
+    assert (docs / "a.txt").read_bytes() == b"second!\n"
+    (docs / "new").unlink()
+    assert "restored 2 files" in machine.here(*asked).stderr
+
+
 @pytest.mark.slow
 def test_on_a_terminal_the_question_shows_what_would_go(machine, docs, saved):
     asked = ["restore", f"latest:{docs}", "--in-place", "--delete"]
@@ -252,9 +262,6 @@ def test_on_a_terminal_the_question_shows_what_would_go(machine, docs, saved):
     terminal.answer("[y/N]:", "y")
     assert terminal.close() == 0
     assert contents(docs) == WHOLE
-    terminal = Terminal("node.cli.portal.portal", machine.home, *asked)
-    assert terminal.close() == 0  # nothing to remove, nothing to ask
-    assert "restored 0 files" in terminal.screen
 
 
 # --- what goes wrong ------------------------------------------------------------------------------
