@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from core.errors import PortalError
-from core.tree.entry import Report
+from core.tree.entry import Report, Skipped
 from core.tree.paths import shown
 from core.tree.source import Source
 from portal.browse import Selection
@@ -19,6 +19,10 @@ Identity = tuple[int, int]  # device and inode
 
 class Protected(PortalError):
     """This is not taken away."""
+
+
+class Stays(Skipped):
+    """This is not what a restore takes away, whatever the snapshot holds."""
 
 
 @dataclass(slots=True)
@@ -94,10 +98,10 @@ class Removal:
 
     def _may_go(self, path: bytes, found: os.stat_result, dev: int, *, is_directory: bool) -> bool:
         if is_directory and (found.st_dev, found.st_ino) in self._protected:
-            self._report(path, Protected("holds backups or keys and stays", where=shown(path)))
+            self._report(path, Stays("holds backups or keys and stays", where=shown(path)))
             return False
         if found.st_dev != dev:
-            self._report(path, Protected("something is mounted here; it stays", where=shown(path)))
+            self._report(path, Stays("something is mounted here; it stays", where=shown(path)))
             return False
         if stat.S_ISSOCK(found.st_mode):
             return False

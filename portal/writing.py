@@ -9,7 +9,7 @@ from threading import Lock
 from core import limits
 from core.crypto import Buffer
 from core.errors import FormatError, IntegrityError, PortalError
-from core.tree.entry import Entry, EntryType, Report
+from core.tree.entry import Entry, EntryType, Report, Skipped
 from core.tree.paths import shown
 from core.tree.restore import Target
 from core.tree.writer import FileWriter
@@ -63,9 +63,10 @@ class Account:
     def report(self, path: bytes, error: PortalError | OSError) -> None:
         """Something is not as it should be."""
         with self._lock:
-            self.progress.errors += 1
             self.not_ours.add(path)
-            self.troubled.add(path.rpartition(b"/")[0])
+            if not isinstance(error, Skipped):  # which is left as it is on purpose
+                self.progress.errors += 1
+                self.troubled.add(path.rpartition(b"/")[0])
             self.tell(self._called(path), error)
 
     def did(self, deed: Deed, entry: Entry) -> None:

@@ -232,9 +232,11 @@ def test_vault_and_keys_stay_where_they_are(machine, docs, tmp_path):
     mark = machine.home / "keystore"
     before = mark.read_bytes()
     (docs / "later").touch()
-    asked = ["restore", f"latest:{tmp_path}", "--in-place", "--delete", "--yes", "-q"]
-    told = machine.here(*asked, code=3).stderr
-    assert told == f"portal: {machine.home}: holds backups or keys and stays\n"
+    (tmp_path / "beside").touch()
+    asked = ["restore", f"latest:{tmp_path}", "--in-place", "--delete", "--yes", "-qv"]
+    told = machine.here(*asked).stderr
+    assert f"portal: {machine.home}: holds backups or keys and stays\n" in told
+    assert not (tmp_path / "beside").exists()
     assert not (docs / "later").exists()
     assert mark.read_bytes() == before
     assert contents(docs) == WHOLE
