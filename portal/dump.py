@@ -163,7 +163,8 @@ def _add_to_tar(
 ) -> bool:
     entry = node.entry
     info = _tar_info(entry, report)
-    first = links.get(node.link) if node.link else None
+    mark = node.link + node.content.data  # two files of one run may have had one inode
+    first = links.get(mark) if node.link else None
     if first is not None:
         info.type, info.linkname, info.size = tarfile.LNKTYPE, first, 0
         tar.addfile(info)
@@ -172,7 +173,7 @@ def _add_to_tar(
     else:
         tar.addfile(info)
     if node.link:
-        links.setdefault(node.link, info.name)
+        links.setdefault(mark, info.name)
     return True
 
 

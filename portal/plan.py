@@ -22,7 +22,7 @@ from portal.content import extents_of
 from portal.index import Place
 from portal.manifest import HOLE, Form, Node
 from portal.reader import Reader
-from portal.removal import Identity, Protected
+from portal.removal import Identity, Protected, Stays
 from portal.standing import Deed, Found, Standing
 
 _Chunk = tuple[bytes, int]
@@ -208,6 +208,16 @@ class Plan:
         what = self._what
         may_delete = what.scope.covers(path) and path not in what.spared
         deletes = what.deletes and found is not None and may_delete
+        above = self._levels[-1].found if self._levels else None
+        if (
+            deletes
+            and above
+            and found
+            and found.dev not in {0, above.dev}
+            and not node.content.data
+        ):
+            deletes = False  # mounted here since, or left out by --one-file-system
+            self._report(path, Stays("something is mounted here; it stays", where=shown(path)))
         level = _Level(node, found, iter(()), is_made, deed, deletes)
 
         def report(where: bytes, error: PortalError | OSError) -> None:
@@ -262,11 +272,12 @@ class Plan:
 
     def _is_link(self, node: Node, row: Row | None, deed: Deed) -> bool:
         """Whether this is to become another name of something."""
-        first = self._links.get(node.link)
+        mark = node.link + node.content.data  # a number of an inode may serve two files in one run
+        first = self._links.get(mark)
         ino = row.ino if row is not None else 0
         stays = deed in {Deed.KEPT, Deed.CORRECTED}
         if first is None:
-            self._links[node.link] = (deed, ino)
+            self._links[mark] = (deed, ino)
             return False
         if stays and first[0] in {Deed.KEPT, Deed.CORRECTED} and first[1] == ino:
             return False

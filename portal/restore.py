@@ -109,6 +109,7 @@ class Restore:
         if not top.entry.is_directory:
             under, _, name = under.rpartition(b"/")
         account.under = under
+        self._refuse_protected()
         if not options.dry_run:
             os.makedirs(self._root, exist_ok=True)  # noqa: PTH103 - names are bytes
         what = What(
@@ -137,12 +138,22 @@ class Restore:
                 "this would delete whatever the snapshot does not have, everywhere",
                 hint="say what is meant with --include or --exclude",
             )
-        if len(snapshot.record.errors) >= limits.SNAPSHOT_ERRORS_MAX:
+        record = snapshot.record
+        if not record.errors_count <= len(record.errors) < limits.SNAPSHOT_ERRORS_MAX:
             raise UsageError(
                 "too much could not be read when it was made for anything to be deleted by it",
                 where=snapshot.name,
                 hint="restore without --delete",
             )
+
+    def _refuse_protected(self) -> None:
+        """Not into the vault or among the keys, which is where a slip of the hand would end."""
+        protected, path = _identities(self._options.protected), Path(os.fsdecode(self._root))
+        for above in (path, *path.parents):
+            if _identities((above,)) & protected:
+                raise UsageError(
+                    "holds backups or keys; nothing is restored into it", where=str(path)
+                )
 
     def _standing(self, source: Source) -> Standing | None:
         """What is there; nothing if not even the target is, before a dry run."""
@@ -189,8 +200,9 @@ def _size(job: Job) -> int:
 def _below(under: bytes, paths: list[bytes]) -> frozenset[bytes]:
     """Paths of the snapshot as they are called in the target."""
     above = under + b"/" if under else b""
-    stripped = (path.strip(b"/") for path in paths)
-    return frozenset(path[len(above) :] for path in stripped if path.startswith(above))
+    stripped = [path.strip(b"/") for path in paths]
+    below = {path[len(above) :] for path in stripped if path.startswith(above)}
+    return frozenset(below | ({b""} if under in stripped else set()))
 
 
 def _identities(paths: tuple[Path, ...]) -> frozenset[Identity]:

@@ -12,6 +12,7 @@ from core.chunking import Chunker, params_untrusted
 from core.pieces import Chunk
 from core.pipeline import open_packer
 from core.tree.entry import EntryType
+from portal.errors import NoSnapshot
 from portal.gather import Gather
 from portal.head import Head, Record, Snapshot
 from portal.manifest import Content, Node, Row, node_untrusted
@@ -52,6 +53,11 @@ async def rewrite(
 ) -> list[Rewritten]:
     """Make new snapshots of these; when it returns, they are durable."""
     with Session(vault) as session, Reader(vault.store, vault.keys, vault.cache) as reader:
+        gone = {one.id for one in snapshots} - {one.id for one in session.read.head.live}
+        if gone:
+            raise NoSnapshot(
+                f"no snapshot {min(gone).hex()[:8]}", hint="it was forgotten meanwhile"
+            )
         gather = Gather(
             session.known, Chunker(params_untrusted(vault.config.chunker), vault.keys.gear)
         )

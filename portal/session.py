@@ -22,7 +22,7 @@ from core.pieces import Kind
 from portal.errors import Moved
 from portal.head import Head
 from portal.index import Index, PackFacts, open_delta_untrusted, read_pack_facts, seal_delta
-from portal.vault import Vault
+from portal.vault import Vault, live_set_root
 
 
 class Session:
@@ -44,11 +44,17 @@ class Session:
             packs = vault.store.pack_names()
             self._index.refresh(packs)
             self._is_whole = self._index.listed <= packs and not self._index.damaged
+            self._is_whole &= self._are_all_there(packs)
             for name in sorted(self._index.unlisted - self._damaged_packs()):
                 self._list(read_pack_facts(vault.store, self.pack_keys, name))
         except BaseException:
             self.end()
             raise
+
+    def _are_all_there(self, packs: set[bytes]) -> bool:
+        """Whether these are the packs the head was written with; those of dead runs may be more."""
+        root = self.read.head.live_set_root
+        return root in {live_set_root(packs - self._index.unlisted), live_set_root(packs)}
 
     def end(self) -> None:
         """Done; what was delivered and not committed waits for the next session."""
@@ -136,6 +142,8 @@ class Session:
             taken_back = self._take_back(now)
             packs = store.pack_names()
             gone = self._reused - packs
+            if self._is_whole:
+                gone |= self._index.listed - packs  # rows of the parent rely on them
             if gone:
                 raise Moved(
                     f"{len(gone)} packs vanished from the vault while it was written to",
@@ -144,7 +152,10 @@ class Session:
                 )
             if not self._wrote_packs:  # else `flush` did: what we rely on may be of a run that died
                 store.sync_packs()
-            changed = packs if taken_back or self._wrote_packs else None
+            is_same_set = self._is_whole and not (
+                taken_back or self._wrote_packs or self._index.unlisted
+            )
+            changed = None if is_same_set else packs
             head = self.vault.change_locked(edit, packs=changed)
             self._merge_deltas()
         return head

@@ -121,7 +121,7 @@ class Store:
         """A descriptor to read a pack by, from the trash if it lies there."""
         for path in self._pack_paths(name):
             with suppress(FileNotFoundError):
-                return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         where = str(self.path / "packs" / name.hex())
         hint = "portal check tells what is lost with it"
         raise Missing("a pack is missing", where=where, hint=hint)
@@ -201,7 +201,9 @@ class Store:
 
     def _trash_folders(self) -> list[Path]:
         found = sorted(name for name in self._names("trash") if _TRASH.fullmatch(name))
-        return [self.path / "trash" / name for name in found]
+        folders = [self.path / "trash" / name for name in found]
+        # A link planted here would let a collection delete what lies elsewhere.
+        return [p for p in folders if p.is_dir() and not p.is_symlink()]
 
     # --- index deltas ---------------------------------------------------------------------------
 
@@ -248,7 +250,8 @@ class Store:
     def put_head(self, place: tuple[int, int], data: bytes) -> None:
         """The new state of the vault; when this returns it is durable, before it is not there."""
         self._put(self.head_path(place), data)
-        for old in self.head_places()[limits.HEADS_KEPT :]:
+        older = [p for p in self.head_places() if p < place]
+        for old in older[limits.HEADS_KEPT - 1 :]:
             self.disk.remove(self.head_path(old))
 
     # --- locks ----------------------------------------------------------------------------------
@@ -292,7 +295,7 @@ class Store:
             if not _SESSION.fullmatch(path.name):
                 continue
             try:
-                fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
             except FileNotFoundError:  # it has just ended
                 continue
             try:
@@ -311,6 +314,8 @@ class Store:
         """Take away what dead processes left half written, when nobody is at work."""
         count = 0
         for folder in (self.path, *(self.path / name for name in _FOLDERS[:3])):
+            if folder.is_symlink() and folder != self.path:
+                continue
             for path in list(folder.iterdir()):
                 if path.name.startswith(".tmp-"):
                     self.disk.remove(path)

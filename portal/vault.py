@@ -132,7 +132,8 @@ class Vault:
             except (FormatError, IntegrityError) as e:
                 damaged[path] = e.at(path)
                 continue
-            return ReadHead(head, head_hash(data), following, damaged)
+            near = [p for p in places if p[0] - head.incarnation < 2 and p[1] - head.seq < 1 << 20]
+            return ReadHead(head, head_hash(data), (near[0][0], near[0][1] + 1), damaged)
         if self.store.head_places() != places:
             return self.read_head()  # all we saw were taken away meanwhile
         empty = Head(vault=self.id, user=self.author.user, device=self.author.node)

@@ -183,7 +183,7 @@ class Writing:
         node = part.node
         if node.link and part.task is not Task.REMOVE:
             kept = part.deed is Deed.KEPT or part.deed is Deed.CORRECTED
-            self._first_names.setdefault(node.link, (node.entry.path, kept))
+            self._first_names.setdefault(node.link + node.content.data, (node.entry.path, kept))
         if not part.was_there:
             self._account.did(part.deed, node.entry)
 
@@ -259,7 +259,7 @@ class Writing:
 
     def _link(self, node: Node) -> bool:
         """Another name of what was restored or kept; else the content once more, for the next."""
-        first = self._first_names.get(node.link)
+        first = self._first_names.get(node.link + node.content.data)
         if first is not None:
             path, was_kept = first
             try:

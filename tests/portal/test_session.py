@@ -10,6 +10,7 @@ import trio
 
 from core import limits
 from core.errors import PortalError
+from core.hashing import tag as tag_of
 from core.pieces import Chunk, Kind
 from core.pipeline import open_packer
 from portal.disk import Disk
@@ -315,9 +316,10 @@ def test_a_session_killed_anywhere_loses_nothing_that_was_committed(tmp_path):
             assert held(vault, b"b", b"c")
         stored = {c for c in (b"b", b"c") if _there(vault, c)}
         with Session(vault) as session:  # what was delivered is used, what was not comes again
-            assert session.is_whole
             assert bring(session, b"a", b"b", b"c") == 2 - len(stored)
             session.commit(adding("three"))
+        with Session(vault) as session:
+            assert session.is_whole
         assert held(vault, b"a", b"b", b"c")
         if not disk.is_dead:
             break
@@ -441,3 +443,34 @@ def test_large_backups_fill_tables_on_the_way(vault, tmp_path, monkeypatch):
     (tmp_path / "f").write_bytes(fixed("f", 100))
     snapshot = back_up(vault, tmp_path / "f", now_ns=NOW_NS)
     assert list(contents_in(vault, snapshot).values()) == [fixed("f", 100)]
+
+
+def test_a_pack_that_is_gone_with_the_delta_that_tells_of_it_is_missed(vault):
+    with Session(vault) as session:
+        bring(session, b"a")
+        session.commit(adding("one"))
+    kept = vault.store.pack_names(), vault.store.delta_names()
+    with Session(vault) as session:
+        bring(session, b"b")
+        session.commit(adding("two"))
+    (lost,) = vault.store.pack_names() - kept[0]
+    (vault.store.path / "packs" / lost.hex()).unlink()
+    vault.store.remove_deltas(vault.store.delta_names() - kept[1])
+    with Session(vault) as session:
+        assert not session.is_whole
+        assert not session.holds(Kind.SMALL_FILE, tag_of(Kind.SMALL_FILE, b"b"))
+        session.commit(adding("three"))
+    with Session(vault) as session:  # said once; what is missing is stored again by then
+        assert session.is_whole
+
+
+def test_a_pack_that_vanishes_meanwhile_stops_the_commit_though_nobody_asked_for_it(vault):
+    with Session(vault) as session:
+        bring(session, b"a")
+        session.commit(adding("one"))
+    with Session(vault) as session:
+        (lost,) = vault.store.pack_names()
+        (vault.store.path / "packs" / lost.hex()).unlink()
+        with pytest.raises(Moved, match="1 packs vanished"):
+            session.commit(adding("two"))
+    assert hosts(vault) == ["one"]
