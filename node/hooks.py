@@ -10,8 +10,7 @@ import shlex
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from core import limits
@@ -96,35 +95,41 @@ def run_after(hooks: Hooks, facts: Facts, *, succeeded: bool) -> list[str]:
 
 def _run(command: Command, environment: Mapping[str, str], timeout_s: int) -> str:
     """Run one hook to its end; what went wrong, or nothing."""
+    late = threading.Event()
+    # A child inherits what is blocked. We let interrupts in again only where one finds everything
+    # in place that it has to end.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        with _interrupts_held_back():  # a child inherits what is blocked
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=_STDERR, env=environment
-            )
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=_STDERR, env=environment
+        )
+        timer = threading.Timer(timeout_s, _expire, (late, process))
+        timer.daemon = True
+        timer.start()
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            code = process.wait()
+        except BaseException:  # an interrupt most of all
+            _end(process)
+            process.wait()
+            raise
+        finally:
+            timer.cancel()
     except (OSError, ValueError) as e:
         return f"cannot be run: {getattr(e, 'strerror', None) or e}"
-    late = threading.Event()
-
-    def expire() -> None:
-        late.set()
-        _end(process)
-
-    timer = threading.Timer(timeout_s, expire)
-    timer.start()
-    try:
-        code = process.wait()
-    except BaseException:  # an interrupt most of all
-        _end(process)
-        process.wait()
-        raise
     finally:
-        timer.cancel()
-        timer.join()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     if late.is_set():
         return f"took longer than {timeout_s} s and was ended"
     if code < 0:
         return f"was ended by signal {signal.Signals(-code).name}"
     return f"ended with exit code {code}" if code else ""
+
+
+def _expire(late: threading.Event, process: subprocess.Popen[bytes]) -> None:
+    """A hook has had its time."""
+    late.set()
+    _end(process)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -133,15 +138,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     killer = threading.Timer(limits.HOOK_GRACE_SECONDS, process.kill)
     killer.daemon = True  # it holds nobody up when the hook has gone
     killer.start()
-
-
-@contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _told(moment: str, command: Command) -> str:

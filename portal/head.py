@@ -1,9 +1,9 @@
 """Snapshot records and the signed head that lists them (portal/SPEC.md, Heads).
 
-    file    = [payload (bin), signature (bin 64) by the device, DeviceCert (bin)]
+    file    = [payload (bin), signature (bin 64) by the device]
     payload = [2, vault_id, user, device, incarnation u32, seq u64, prev (32), live_set_root (32),
                trash_gen u64, body: envelope(K_meta, 0x14, aad = the fields before)]
-    body    = [1, codec u8, plain_len u32, data]      plain = [1, row...]
+    body    = [1, DeviceCert (bin), codec u8, plain_len u32, data]      plain = [1, row...]
     row     = [record (bin), tags[], pinned, forgotten_s u64, forgotten_gen u64]
 
 Each head is complete: it alone says which snapshots there are. `prev` is the hash of the file
@@ -18,7 +18,7 @@ from core import codec, envelope, hashing, limits
 from core.compress import compress, decompress_untrusted
 from core.crypto import Entropy, SigningKey, system_entropy, verify
 from core.device_cert import DeviceCert
-from core.errors import FormatError, IntegrityError, LimitExceeded, NewerFormat
+from core.errors import FormatError, IntegrityError, LimitExceeded, UsageError
 from core.ids import NodeId, UserId, VaultId
 from core.keys import VaultKeys
 from core.labels import EnvelopeKind, Label, SignLabel
@@ -28,7 +28,7 @@ from portal.manifest import Content, Form
 
 _VERSION = 2
 _PAYLOAD_FIELDS = 10
-_BODY_FIELDS = 4
+_BODY_FIELDS = 5
 _RECORD_VERSION = 1
 _RECORD_FIELDS = 13
 _ROW_FIELDS = 5
@@ -189,7 +189,11 @@ class Head:
     ) -> bytes:
         """The file of this head."""
         assert signing.public == self.device
-        assert len(self.snapshots) <= limits.SNAPSHOTS_MAX
+        if len(self.snapshots) > limits.SNAPSHOTS_MAX:
+            raise UsageError(
+                f"a vault holds at most {limits.SNAPSHOTS_MAX} snapshots",
+                hint="portal forget, then portal gc, makes room",
+            )
         fields = (
             _VERSION,
             self.vault,
@@ -203,53 +207,43 @@ class Head:
         )
         plain = codec.encode((1, *(_row(snapshot) for snapshot in self.snapshots)))
         how, data = compress(plain)
-        body = codec.encode((1, int(how), len(plain), bytes(data)))
+        body = codec.encode((1, cert, int(how), len(plain), bytes(data)))
         aad = codec.encode(fields)
         sealed = envelope.seal(keys.meta, EnvelopeKind.VAULT_HEAD, body, aad=aad, entropy=entropy)
         payload = codec.encode((*fields, sealed))
-        return codec.encode((payload, signing.sign(SignLabel.VAULT_HEAD, payload), cert))
+        return codec.encode((payload, signing.sign(SignLabel.VAULT_HEAD, payload)))
 
     @classmethod
     def open_untrusted(cls, data: bytes, keys: VaultKeys, vault: VaultId, user: UserId) -> Self:
         """A head of this vault by a device of this user; IntegrityError for anybody else's."""
-        outer = codec.decode_untrusted(data, bytes_max=limits.HEAD_BYTES_MAX)
-        payload, signature, cert_bytes = codec.as_row(outer, 3, "a head")
         size_max = limits.HEAD_BYTES_MAX
-        payload = codec.as_bytes(payload, "its payload", size_max=size_max)
-        signature = codec.as_bytes(signature, "a signature", size=limits.SIGNATURE_BYTES)
-        cert = _cert_untrusted(
-            codec.as_bytes(cert_bytes, "a certificate", size_max=_CERT_BYTES_MAX)
-        )
-        if cert.user != user:
-            raise IntegrityError("a head by a device of somebody else")
-        verify(cert.node, SignLabel.VAULT_HEAD, payload, signature)
+        outer = codec.as_row(codec.decode_untrusted(data, bytes_max=size_max), 2, "a head")
+        payload = codec.as_bytes(outer[0], "its payload", size_max=size_max)
+        signature = codec.as_bytes(outer[1], "a signature", size=limits.SIGNATURE_BYTES)
         row = codec.decode_untrusted(payload, bytes_max=size_max)
+        device = NodeId.read_untrusted(row[3] if len(row) > 3 else None)
+        # Before its version is looked at: a flipped bit must not pass for a newer Portal.
+        verify(device, SignLabel.VAULT_HEAD, payload, signature)
         row = codec.as_versioned_row(row, _VERSION, _PAYLOAD_FIELDS, "a head")
-        if (row[1], row[2], row[3]) != (vault, user, cert.node):
-            raise IntegrityError("a head of another vault or device than it is said to be")
+        if (row[1], row[2]) != (vault, user):
+            raise IntegrityError("a head of another vault or user than it is said to be")
         sealed = codec.as_bytes(row[9], "its body", size_max=size_max)
         kind = EnvelopeKind.VAULT_HEAD
         body = envelope.open_untrusted(keys.meta, kind, sealed, aad=codec.encode(row[:9]))
+        cert, snapshots = _body_untrusted(body)
+        if (cert.user, cert.node) != (user, device):
+            raise IntegrityError("a head by a device of somebody else")
         return cls(
             vault=vault,
             user=user,
-            device=cert.node,
+            device=device,
             incarnation=codec.as_uint(row[4], 32, "an incarnation"),
             seq=codec.as_uint(row[5], 64, "a sequence number"),
             prev=codec.as_bytes(row[6], "a hash", size=limits.HASH_BYTES),
             live_set_root=codec.as_bytes(row[7], "a root", size=limits.HASH_BYTES),
             trash_gen=codec.as_uint(row[8], 64, "a generation"),
-            snapshots=_snapshots_untrusted(body),
+            snapshots=snapshots,
         )
-
-
-def _cert_untrusted(data: bytes) -> DeviceCert:
-    try:
-        return DeviceCert.open_untrusted(data)
-    except NewerFormat as e:
-        # Nothing has vouched for its version yet: a flipped bit must not pass for a newer Portal,
-        # which would say so in `config`, too.
-        raise IntegrityError("its certificate is damaged") from e
 
 
 def head_hash(data: bytes) -> bytes:
@@ -267,18 +261,19 @@ def _row(snapshot: Snapshot) -> tuple[object, ...]:
     return (snapshot.encoded, snapshot.tags, snapshot.pinned, *times)
 
 
-def _snapshots_untrusted(body: bytes) -> tuple[Snapshot, ...]:
+def _body_untrusted(body: bytes) -> tuple[DeviceCert, tuple[Snapshot, ...]]:
     row = codec.decode_untrusted(body)
     row = codec.as_versioned_row(row, 1, _BODY_FIELDS, "the body of a head")
-    size = codec.as_uint(row[2], 32, "a length")
+    cert = codec.as_bytes(row[1], "a certificate", size_max=_CERT_BYTES_MAX)
+    how = codec.as_uint(row[2], 8, "a codec")
+    size = codec.as_uint(row[3], 32, "a length")
     if size > limits.HEAD_BYTES_MAX:
         raise LimitExceeded(f"a head of {size} bytes")
-    packed = codec.as_bytes(row[3], "a body", size_max=limits.HEAD_BYTES_MAX)
-    how = codec.as_uint(row[1], 8, "a codec")
+    packed = codec.as_bytes(row[4], "a body", size_max=limits.HEAD_BYTES_MAX)
     rows = codec.decode_untrusted(bytes(decompress_untrusted(packed, how, size)))
     codec.as_versioned_row(rows[:1], 1, 1, "the list of snapshots")
     found = codec.as_rows(rows[1:], limits.SNAPSHOTS_MAX, "the list of snapshots")
-    return tuple(_snapshot_untrusted(item) for item in found)
+    return DeviceCert.open_untrusted(cert), tuple(_snapshot_untrusted(item) for item in found)
 
 
 def _snapshot_untrusted(value: object) -> Snapshot:

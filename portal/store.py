@@ -15,6 +15,7 @@ import errno
 import fcntl
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from core import limits
 from core.crypto import Buffer
-from core.errors import UsageError
+from core.errors import FormatError, UsageError
 from core.files import read_bounded
 from portal.disk import Disk
 from portal.errors import Missing, NoVault
@@ -35,6 +36,7 @@ _SESSION = re.compile(r"[0-9a-f]{32}")
 _FOLDERS = ("packs", "index", "heads", "trash", "sessions")
 _SEQ_MAX = 1 << 62
 _SESSION_BYTES_MAX = 64
+_NO_FILE = {errno.ELOOP, errno.ENXIO, errno.EOPNOTSUPP}  # a link, a socket
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +121,16 @@ class Store:
 
     def open_pack(self, name: bytes) -> int:
         """A descriptor to read a pack by, from the trash if it lies there."""
+        planted: FormatError | None = None
         for path in self._pack_paths(name):
-            with suppress(FileNotFoundError):
-                return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                return _open_regular(path)
+            except FileNotFoundError:
+                continue
+            except FormatError as e:
+                planted = e  # the pack itself may lie in the trash
+        if planted is not None:
+            raise planted
         where = str(self.path / "packs" / name.hex())
         hint = "portal check tells what is lost with it"
         raise Missing("a pack is missing", where=where, hint=hint)
@@ -295,8 +304,8 @@ class Store:
             if not _SESSION.fullmatch(path.name):
                 continue
             try:
-                fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-            except FileNotFoundError:  # it has just ended
+                fd = _open_regular(path)
+            except (FileNotFoundError, FormatError):  # it has just ended, or was never one
                 continue
             try:
                 fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -365,6 +374,20 @@ class SessionMark:
             self._store.disk.remove(self._path)
             os.close(self._fd)
             self._fd = -1
+
+
+def _open_regular(path: Path) -> int:
+    """A descriptor of a file; FormatError for what is none, which might be waited for."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as e:
+        if e.errno in _NO_FILE:
+            raise FormatError("is not a regular file", where=str(path)) from e
+        raise
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise FormatError("is not a regular file", where=str(path))
+    return fd
 
 
 def _packs_in(folder: Path) -> list[bytes]:

@@ -12,6 +12,7 @@ import click
 
 from core.errors import UsageError
 from node.cli import opening, run, secrets_input
+from node.cli.completion import complete_snapshots
 from node.cli.keep import counted, named
 from node.cli.progress import Status, size_text, time_text
 from node.cli.snapshots import filter_of, which_options
@@ -282,7 +283,7 @@ def _show_stats(found: "Stats", live: int) -> None:
 
 
 @click.command()
-@click.argument("names", nargs=-1, metavar="[SNAPSHOT]...")
+@click.argument("names", nargs=-1, metavar="[SNAPSHOT]...", shell_complete=complete_snapshots)
 @click.option("--to", "target", type=opening.PATH, required=True, help="The other vault.")
 @which_options
 @opening.quiet_option
@@ -334,7 +335,7 @@ def _chosen(vault: "Vault", names: tuple[str, ...], asked: dict[str, Any]) -> "l
 
 
 @click.command()
-@click.argument("names", nargs=-1, metavar="[SNAPSHOT]...")
+@click.argument("names", nargs=-1, metavar="[SNAPSHOT]...", shell_complete=complete_snapshots)
 @click.option("-e", "--exclude", multiple=True, help="Leave out what matches, as in backup.")
 @click.option("--new-host", help="Say it was made on this machine.")
 @click.option("--forget", "forgets", is_flag=True, help="Forget the old ones.")

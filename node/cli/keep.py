@@ -9,6 +9,7 @@ import click
 
 from core.errors import UsageError
 from node.cli import opening, run, secrets_input
+from node.cli.completion import complete_snapshots
 from node.cli.progress import Status, size_text
 from node.cli.snapshots import facts, filter_of, time_text, which_options
 
@@ -37,7 +38,7 @@ def _keep_options(command: Any) -> Any:
 
 
 @click.command()
-@click.argument("names", nargs=-1, metavar="[SNAPSHOT]...")
+@click.argument("names", nargs=-1, metavar="[SNAPSHOT]...", shell_complete=complete_snapshots)
 @_keep_options
 @click.option("--keep-tag", multiple=True, metavar="TAG[,TAG]", help="What has all these tags.")
 @click.option("--group-by", default="host,paths", show_default=True, help="host, paths, tags.")
@@ -184,7 +185,7 @@ def _told(snapshot: "Snapshot") -> str:
 
 
 @click.command()
-@click.argument("names", nargs=-1, metavar="[SNAPSHOT]...")
+@click.argument("names", nargs=-1, metavar="[SNAPSHOT]...", shell_complete=complete_snapshots)
 @click.option("--all", "everything", is_flag=True, help="All that were forgotten.")
 @opening.json_option
 @opening.vault_options

@@ -14,6 +14,7 @@ import click
 
 from core.errors import PortalError, UsageError
 from node.cli import opening, run
+from node.cli.completion import complete_snapshots
 from node.cli.faults import Faults
 from node.cli.progress import Status, size_text
 from node.cli.snapshots import filter_of, time_text, which_options
@@ -35,7 +36,7 @@ _TOLD = {2: "a directory", 3: "a link", 5: "a pipe", 6: "a device", 7: "a device
 _FORMATS = {1: stat.S_IFREG, 2: stat.S_IFDIR, 3: stat.S_IFLNK, 5: stat.S_IFIFO}
 _FORMATS |= {6: stat.S_IFCHR, 7: stat.S_IFBLK}
 _BEFORE_ALL_NS = -(1 << 80)
-_snapshot = click.argument("snapshot", default="latest")
+_snapshot = click.argument("snapshot", default="latest", shell_complete=complete_snapshots)
 
 
 @contextmanager
@@ -293,8 +294,8 @@ def _show_found(snapshot: "Snapshot", nodes: "Sequence[Node]", asked: dict[str, 
 
 
 @click.command()
-@click.argument("old")
-@click.argument("new", required=False)
+@click.argument("old", shell_complete=complete_snapshots)
+@click.argument("new", required=False, shell_complete=complete_snapshots)
 @click.option("--with", "disk", type=_PATH, help="Compare with this directory of the disk.")
 @click.option("--content", is_flag=True, help="Read the files on the disk; do not trust times.")
 @click.option("--metadata", is_flag=True, help="Also what differs in mode, owner or time only.")

@@ -8,6 +8,7 @@ import click
 
 from core.errors import PortalError, UsageError
 from node.cli import opening, run, secrets_input
+from node.cli.completion import complete_snapshots
 from node.cli.faults import Faults
 from node.cli.keep import counted
 from node.cli.look import refuse_nothing, selection
@@ -29,7 +30,7 @@ _NAMED_MAX = 20
 _OWNERS = ["numbers", "names", "mine"]
 
 _what = opening.together(
-    click.argument("snapshot", default="latest"),
+    click.argument("snapshot", default="latest", shell_complete=complete_snapshots),
     click.argument("patterns", nargs=-1),
     click.option("-t", "--target", type=_PATH, help="The directory to restore into."),
     click.option("--in-place", is_flag=True, help="Put everything back where it came from."),
@@ -200,7 +201,8 @@ def _show(status: Status, job: "Restore") -> None:
 
     progress = job.progress
     total = progress.bytes_total or 0
-    status.update(progress.content_bytes, total, progress.files, shown(progress.now[-60:]))
+    now = shown(progress.now.rpartition(b"/")[2])
+    status.update(progress.content_bytes, total, progress.files, now)
 
 
 def _close(

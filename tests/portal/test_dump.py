@@ -92,6 +92,17 @@ def test_a_large_file_is_streamed_and_one_with_holes_stays_sparse(vault, tmp_pat
         assert file.read(100) == b"end" + bytes(97)
 
 
+def test_files_that_had_one_inode_one_after_the_other_are_not_mixed_up(vault):
+    names = {"a": b"first", "b": b"second", "c": b"first", "d": b"second"}
+    with a_shelf(vault) as shelf:
+        rows = [shelf.file(name.encode(), data, link=b"L" * 16) for name, data in names.items()]
+        snapshot = shelf.commit(shelf.directory(rows))
+    data, _, _ = dumped(dump_tar, vault, snapshot)
+    with tarfile.open(fileobj=BytesIO(data)) as tar:
+        assert {name: tar.extractfile(name).read() for name in names} == names
+        assert {m.name: m.linkname for m in tar if m.islnk()} == {"c": "a", "d": "b"}
+
+
 def test_a_damaged_small_file_is_left_out_a_long_one_filled_up(vault):
     with a_shelf(vault) as shelf:
         small = shelf.put(Kind.SMALL_FILE, b"small" * 9)

@@ -136,26 +136,32 @@ def test_a_head_is_signed_by_a_device_of_this_user_for_this_vault():
     data = signed(a_head(RECORD))
     with pytest.raises(IntegrityError):
         opened(data, vault=VaultId(b"another vault!!!"))
-    with pytest.raises(IntegrityError, match="somebody else"):
+    with pytest.raises(IntegrityError, match="another vault or user"):
         opened(data, user=an_author("stranger").user)
     stranger = an_author("stranger")
-    payload, _, _ = codec.decode_untrusted(data)
-    forged = (payload, stranger.signing.sign(SignLabel.VAULT_HEAD, payload), stranger.cert)
+    payload, _ = codec.decode_untrusted(data)
+    forged = (payload, stranger.signing.sign(SignLabel.VAULT_HEAD, payload))
     with pytest.raises(IntegrityError):
         opened(codec.encode(forged))
-    forged = (payload, stranger.signing.sign(SignLabel.VAULT_HEAD, payload), AUTHOR.cert)
-    with pytest.raises(IntegrityError):
+    row = codec.decode_untrusted(payload)
+    payload = codec.encode((*row[:3], stranger.node, *row[4:]))
+    forged = (payload, stranger.signing.sign(SignLabel.VAULT_HEAD, payload))
+    with pytest.raises(IntegrityError):  # the body is bound to the device that sealed it
         opened(codec.encode(forged))
+    with pytest.raises(IntegrityError, match="somebody else"):
+        opened(a_head(RECORD).signed(KEYS, AUTHOR.signing, stranger.cert))
 
 
 def test_newer_versions_say_so():
-    payload, _, cert = codec.decode_untrusted(signed(a_head()))
+    payload, _ = codec.decode_untrusted(signed(a_head()))
     row = codec.decode_untrusted(payload)
     payload = codec.encode((3, *row[1:], "more"))
-    data = codec.encode((payload, AUTHOR.signing.sign(SignLabel.VAULT_HEAD, payload), cert))
+    data = codec.encode((payload, AUTHOR.signing.sign(SignLabel.VAULT_HEAD, payload)))
     with pytest.raises(NewerFormat) as caught:
         opened(data)
     assert caught.value.exit_code == 13
+    with pytest.raises(IntegrityError):  # nobody has signed that it is newer
+        opened(codec.encode((payload, bytes(64))))
 
 
 def with_body(rows, *, says=None, version=1):
@@ -164,12 +170,13 @@ def with_body(rows, *, says=None, version=1):
     row = codec.decode_untrusted(codec.decode_untrusted(signed(head))[0])
     plain = codec.encode(rows)
     how, data = compress(plain)
-    body = codec.encode((version, int(how), len(plain) if says is None else says, bytes(data)))
+    size = len(plain) if says is None else says
+    body = codec.encode((version, AUTHOR.cert, int(how), size, bytes(data)))
     aad = codec.encode(row[:9])
     sealed = envelope.seal(KEYS.meta, EnvelopeKind.VAULT_HEAD, body, aad=aad)
     payload = codec.encode((*row[:9], sealed))
     signature = AUTHOR.signing.sign(SignLabel.VAULT_HEAD, payload)
-    return codec.encode((payload, signature, AUTHOR.cert))
+    return codec.encode((payload, signature))
 
 
 def snapshot_row(**changed):

@@ -323,6 +323,20 @@ def test_names_that_are_right_become_links_of_what_stays(vault, out):
     assert sorted(p.name for p in out.iterdir()) == ["a", "b", "c"]
 
 
+def test_files_that_had_one_inode_one_after_the_other_are_not_mixed_up(vault, out):
+    names = {"a": b"first", "b": b"second", "c": b"first", "d": b"second"}
+    with a_shelf(vault) as shelf:
+        ids = {"uid": os.getuid(), "gid": os.getgid(), "link": b"L" * 16}
+        rows = [shelf.file(name.encode(), data, **ids) for name, data in names.items()]
+        snapshot = shelf.commit(shelf.directory(rows))
+    assert restore(vault, snapshot, out, verify=True).lines == []
+    inodes = {name: (out / name).stat().st_ino for name in names}
+    assert contents(out) == names
+    assert inodes["a"] == inodes["c"] != inodes["b"] == inodes["d"]
+    ran = restore(vault, snapshot, out, overwrite=Overwrite.IF_CHANGED)
+    assert set(ran.deeds().values()) == {"kept"}
+
+
 def test_other_things_may_have_several_names_too(vault, out):
     with a_shelf(vault) as shelf:
         rows = [

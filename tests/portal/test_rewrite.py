@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import trio
 
+from portal.errors import NoSnapshot
 from portal.forget import forget
 from portal.reader import Reader
 from portal.rewrite import Edit, rewrite
@@ -124,6 +125,17 @@ def test_made_again_after_it_was_forgotten_it_lives_again(vault, docs):
     run_rewrite(vault, [old], edit)
     assert {s.id for s in assert_whole(vault)} == {old.id, done.new.id}
     assert len(vault.head().snapshots) == 2
+
+
+def test_what_was_forgotten_meanwhile_is_not_made_again(vault, docs):
+    chosen, other = back_up(vault, docs), back_up(vault, docs / "in")
+    forget(vault, [chosen.id], NOW_S)
+    run_gc(vault, allow_large=True)
+    before, packs = vault.head(), vault.store.pack_names()
+    with pytest.raises(NoSnapshot, match=chosen.id.hex()[:8]):
+        run_rewrite(vault, [other, chosen], Edit(host="another"))
+    assert (vault.head(), vault.store.pack_names()) == (before, packs)
+    assert [s.id for s in assert_whole(vault)] == [other.id]
 
 
 def test_a_pinned_snapshot_is_not_forgotten_for_the_new_one(vault, docs):

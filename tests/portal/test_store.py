@@ -1,5 +1,7 @@
 import fcntl
 import os
+import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from portal.disk import Disk
 from portal.errors import Missing, NoVault
 from portal.store import Store, Trashed
 from tests.support.mortal import Killed, MortalDisk
+from tests.support.trees import open_descriptors
 
 REPOSITORY = Path(__file__).parent.parent.parent
 A, B, C = (bytes([n]) * 32 for n in (1, 2, 3))
@@ -164,6 +167,51 @@ def test_a_pack_moved_while_it_is_looked_for_is_found(store, monkeypatch):
 
     monkeypatch.setattr(store, "_trash_folders", taken_back_after)
     os.close(store.open_pack(A))
+
+
+def test_a_link_in_the_trash_leads_nobody_to_the_packs_of_others(store, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / A.hex()).write_bytes(b"theirs")
+    link = store.path / "trash" / f"{0:016x}-{0:012x}"
+    link.symlink_to(other)
+    (store.path / "trash" / f"{1:016x}-{1:012x}").write_bytes(b"a file")
+    assert store.trashed() == {}
+    store.take_back([A])
+    assert store.purge([A]) == 0
+    assert store.pack_names() == set()
+    assert (other / A.hex()).read_bytes() == b"theirs"
+    assert link.is_symlink()
+
+
+def plant(what, path, store):
+    """Something that is no file, under the name of one."""
+    if what == "fifo":
+        os.mkfifo(path)
+    elif what == "directory":
+        path.mkdir()
+    elif what == "link":
+        path.symlink_to(store.path / "config")
+    else:
+        with socket.socket(socket.AF_UNIX) as made, pytest.MonkeyPatch.context() as patch:
+            patch.chdir(path.parent)  # names of sockets are short
+            made.bind(path.name)
+
+
+@pytest.mark.parametrize("what", ["fifo", "directory", "link", "socket"])
+def test_what_is_no_file_is_no_pack_and_nobody_waits_for_it(store, what):
+    path = store.path / "packs" / A.hex()
+    plant(what, path, store)
+    before = open_descriptors()
+    with pytest.raises(FormatError, match=f"{A.hex()}: is not a regular file"):
+        store.open_pack(A)
+    folder = store.path / "trash" / f"{1:016x}-{1:012x}"
+    folder.mkdir()
+    (folder / A.hex()).write_bytes(b"the pack")
+    fd = store.open_pack(A)
+    assert os.read(fd, 100) == b"the pack"
+    os.close(fd)
+    assert open_descriptors() == before
 
 
 def test_trash_emptied_while_it_is_listed_is_empty(store, monkeypatch):
@@ -344,6 +392,18 @@ def test_strange_files_among_the_sessions_stay(store):
     assert len(list((store.path / "sessions").iterdir())) == 2
 
 
+@pytest.mark.parametrize("what", ["fifo", "directory", "link", "socket"])
+def test_what_is_no_file_is_no_session_and_nobody_waits_for_it(store, what):
+    path = store.path / "sessions" / ("0" * 32)
+    plant(what, path, store)
+    with store.commit_lock():
+        mark = store.begin_session(9)
+        assert store.live_generations() == [9]
+        mark.end()
+    assert os.path.lexists(path)
+    assert (store.path / "config").exists()
+
+
 def test_a_session_that_ends_while_they_are_counted_is_not_counted(store, monkeypatch):
     with store.commit_lock():
         mark = store.begin_session(1)
@@ -372,6 +432,17 @@ def test_what_dead_processes_left_is_cleared(store):
     assert store.clear_leftovers() == 0
     store.put_pack(A, b"abc")
     assert store.pack_names() == {A}
+
+
+@pytest.mark.parametrize("folder", ["packs", "index", "heads"])
+def test_what_others_left_half_written_is_theirs(store, tmp_path, folder):
+    other = tmp_path / "other"
+    shutil.move(store.path / folder, other)
+    (store.path / folder).symlink_to(other)
+    (other / ".tmp-precious").write_bytes(b"1")
+    (store.path / ".tmp-1").write_bytes(b"ours")
+    assert store.clear_leftovers() == 1
+    assert [p.name for p in other.iterdir()] == [".tmp-precious"]
 
 
 def test_a_config_is_replaced_whole_or_not(store):

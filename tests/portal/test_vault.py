@@ -143,10 +143,10 @@ def test_a_newer_head_stops_everything(tmp_path):
 
     vault = a_vault(tmp_path)
     vault.change(lambda head: head)
-    payload, _, cert = codec.decode_untrusted(vault.store.read_head((0, 1)))
+    payload, _ = codec.decode_untrusted(vault.store.read_head((0, 1)))
     payload = codec.encode((3, *codec.decode_untrusted(payload)[1:]))
     signature = vault.author.signing.sign(SignLabel.VAULT_HEAD, payload)
-    vault.store.put_head((0, 2), codec.encode((payload, signature, cert)))
+    vault.store.put_head((0, 2), codec.encode((payload, signature)))
     with pytest.raises(NewerFormat, match="0000000000000002"):
         vault.head()
     with pytest.raises(NewerFormat):
@@ -160,6 +160,24 @@ def test_a_head_cleared_meanwhile_is_passed_over(tmp_path, monkeypatch):
     monkeypatch.setattr(vault.store, "head_places", lambda: [(0, 2), (0, 1)])
     read = vault.read_head()
     assert (read.head, read.damaged) == (one, {})
+
+
+@pytest.mark.parametrize("count", [1, 70])
+def test_planted_heads_hide_no_snapshot_and_push_no_head_out(tmp_path, count):
+    vault = a_vault(tmp_path)
+    vault.change(adding(a_snapshot("one")))
+    planted = [(0, (1 << 62) - n) for n in range(count)]
+    assert vault.store.head_path(planted[0]).name == "00000000-4000000000000000"
+    for place in planted:
+        vault.store.head_path(place).write_bytes(b"junk")
+    two = opened(tmp_path).change(adding(a_snapshot("two")))
+    three = opened(tmp_path).change(adding(a_snapshot("three")))
+    assert (two.place, three.place) == ((0, 2), (0, 3))
+    read = opened(tmp_path).read_head()
+    assert read.head == three
+    assert {one.record.host for one in read.head.live} == {"one", "two", "three"}
+    assert len(read.damaged) == count
+    assert vault.store.head_places() == [*planted, (0, 3), (0, 2), (0, 1)]
 
 
 @pytest.mark.slow
@@ -271,6 +289,16 @@ def test_an_adoption_killed_anywhere_can_be_done_again(tmp_path, monkeypatch):
             continue
         break
     assert dies_at >= 10
+
+
+def test_a_planted_incarnation_does_not_keep_a_vault_from_being_adopted(tmp_path):
+    vault = a_vault(tmp_path)
+    before = vault.change(adding(a_snapshot()))
+    vault.store.head_path((0xFFFF_FFFF, 9)).write_bytes(b"junk")
+    author = another_device()
+    adopted = Vault.adopt(tmp_path / "vault", author, a_person().vault_master, cache=None)
+    assert adopted.head().place == (1, 2)
+    assert adopted.head().snapshots == before.snapshots
 
 
 def test_adopting_takes_the_keys(tmp_path):

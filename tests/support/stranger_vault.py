@@ -81,20 +81,20 @@ class Head(NamedTuple):
 
 
 def read_head(data: bytes, keys: Keys, vault: bytes) -> Head:
-    payload, signature, cert_bytes = fields(data)
+    payload, signature = fields(data)
     assert isinstance(payload, bytes)
     assert isinstance(signature, bytes)
-    assert isinstance(cert_bytes, bytes)
-    cert: list[Any] = read_cert(cert_bytes)
-    user, device = cert[1], cert[2]
+    row: list[Any] = fields(payload)
+    user, device = row[2], row[3]
     framed = b"portal-node-sig-v1\0\x0avault-head" + len(payload).to_bytes(8) + payload
     nacl.signing.VerifyKey(device).verify(framed, signature)
-    row: list[Any] = fields(payload)
-    assert row[:4] == [2, vault, user, device]
+    assert row[:2] == [2, vault]
     assert len(row) == 10
     body: list[Any] = fields(open_envelope(keys.meta, 0x14, row[9], msgpack.packb(row[:9])))
-    version, codec, plain_len, packed = body
+    version, cert_bytes, codec, plain_len, packed = body
     assert version == 1
+    cert: list[Any] = read_cert(cert_bytes)
+    assert cert[1:3] == [user, device]
     version, *rows = fields(unpacked(codec, plain_len, packed))
     assert version == 1
     snapshots = [_snapshot(r) for r in rows]
