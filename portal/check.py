@@ -20,7 +20,8 @@ from core.tree.paths import shown
 from portal.config import VaultConfig
 from portal.damage import Losses, PackDamage, damage_of
 from portal.head import Head, Snapshot, head_hash
-from portal.live import Catalogue, Fault, Listed, Marks, Tally, namer, places_of
+from portal.index import namer
+from portal.live import Catalogue, Fault, Listed, Marks, Tally, places_of
 from portal.manifest import Content, Form, tags_untrusted
 from portal.reader import Reader
 from portal.vault import Vault

@@ -12,7 +12,8 @@ from core.pack_index import Location
 from core.pieces import Kind, check_tag_untrusted
 from core.tree.entry import EntryType
 from portal.head import Snapshot
-from portal.live import Listed, NameOf
+from portal.index import NameOf
+from portal.live import Listed
 from portal.manifest import Content, Form, Node, extents_untrusted
 from portal.reader import Reader
 from portal.store import Store

@@ -10,7 +10,8 @@ from dataclasses import replace
 from core.errors import IntegrityError, UsageError
 from portal.errors import NoSnapshot
 from portal.head import Head, Snapshot
-from portal.live import Catalogue, Marks, Tally, namer
+from portal.index import namer
+from portal.live import Catalogue, Marks, Tally
 from portal.reader import Reader
 from portal.vault import Vault
 

@@ -15,8 +15,8 @@ from core import limits
 from core.errors import FormatError, IntegrityError, PortalError
 from portal.errors import Moved
 from portal.head import Head, Snapshot
-from portal.index import PackFacts, open_delta_untrusted, seal_delta
-from portal.live import Catalogue, Listed, Marks, PackUse, Tally, namer, places_of
+from portal.index import PackFacts, namer, open_delta_untrusted, seal_delta
+from portal.live import Catalogue, Listed, Marks, PackUse, Tally, places_of
 from portal.reader import Reader
 from portal.repack import repack
 from portal.session import Session

@@ -7,7 +7,7 @@ with K_idx, so that nothing has to be read at all. Each is made from the one bef
 
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,8 @@ _PLACE = struct.Struct(">IIII")  # number of the pack, chunk, offset, length
 _ROW_BYTES = KEY_BYTES + _PLACE.size
 _PACKS_PER_DELTA_MAX = 65_536
 _LIST_PACKS_MAX = 1 << 22
+
+NameOf = Callable[[Kind, bytes], bytes]  # what a piece is called in the tables
 
 
 class Place(NamedTuple):
@@ -78,6 +80,17 @@ def open_delta_untrusted(data: bytes, keys: VaultKeys) -> list[PackFacts]:
     return found
 
 
+def namer(keys: VaultKeys) -> NameOf:
+    """What a piece is called in the tables of a vault."""
+    secret = keys.index.reveal()
+    prefixes = {kind: index_key_prefix(kind) for kind in Kind}
+
+    def name(kind: Kind, tag: bytes) -> bytes:
+        return hashing.keyed(secret, prefixes[kind] + tag, KEY_BYTES)
+
+    return name
+
+
 class Index:
     """Finds pieces. What is stored meanwhile is added with `add`; one thread at a time.
 
@@ -88,8 +101,7 @@ class Index:
         self._store = store
         self._keys = keys
         self._pack_keys = PackKeys(keys.dedup, keys.pack)
-        self._secret = keys.index
-        self._prefixes = {kind: index_key_prefix(kind) for kind in Kind}
+        self.key = namer(keys)
         self._cache_key = hashing.derive(Label.VAULT_CACHE, keys.index.reveal())
         self._cache = cache
         self._tables: list[tuple[Table, list[bytes]]] = []  # and the names of its packs
@@ -177,10 +189,6 @@ class Index:
 
     # --- asking ---------------------------------------------------------------------------------
 
-    def key(self, kind: Kind, tag: bytes) -> bytes:
-        """What a piece of the private domain is called in the tables."""
-        return hashing.keyed(self._secret.reveal(), self._prefixes[kind] + tag, KEY_BYTES)
-
     def find(self, kind: Kind, tag: bytes) -> Place | None:
         """Where a piece lies, in a pack that may be used."""
         return next(self.find_all(kind, tag), None)
@@ -213,11 +221,9 @@ class Index:
         self._pending_packs.append(pack)
         self.packs.add(pack)
         pending, pack_row = self._pending, _PLACE.pack
-        prefixes = self._prefixes
-        secret = self._secret.reveal()
-        keys = []
+        key_of, keys = self.key, []
         for tag, kind, chunk, offset, length in index.all_pieces():
-            key = hashing.keyed(secret, prefixes[kind] + tag, KEY_BYTES)
+            key = key_of(kind, tag)
             row = pack_row(number, chunk, offset, length)
             pending[key] = pending[key] + row if key in pending else row
             keys.append(key)

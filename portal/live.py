@@ -7,38 +7,24 @@ Tally       brings both together: what is missing, and how much of each pack is 
 Nothing here trusts the cache: directories are checked by their tags, places come from deltas.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from core import hashing
 from core.errors import FormatError, IntegrityError, PortalError
 from core.keys import VaultKeys
 from core.pack import PackKeys
 from core.pack_index import PackIndex
-from core.pieces import Kind, index_key_prefix
+from core.pieces import Kind
 from core.tree.entry import EntryType
 from core.tree.paths import shown
 from portal.head import Snapshot
-from portal.index import PackFacts, open_delta_untrusted, read_pack_facts
+from portal.index import NameOf, PackFacts, open_delta_untrusted, read_pack_facts
 from portal.manifest import HOLE, Content, Form, Node, extents_untrusted, tags_untrusted
 from portal.reader import Reader
 from portal.store import Store
-from portal.table import KEY_BYTES
 
-NameOf = Callable[[Kind, bytes], bytes]
 LENGTH_UNKNOWN = -1
 Listed = tuple[PackFacts, PackIndex]
-
-
-def namer(keys: VaultKeys) -> NameOf:
-    """What a piece is called in the tables of a vault."""
-    secret = keys.index.reveal()
-    prefixes = {kind: index_key_prefix(kind) for kind in Kind}
-
-    def name(kind: Kind, tag: bytes) -> bytes:
-        return hashing.keyed(secret, prefixes[kind] + tag, KEY_BYTES)
-
-    return name
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from core.pack import Pack
 from core.pack_index import Location
 from core.pieces import Bundler, Chunk, Kind, check_tag_untrusted
 from core.pipeline import open_packer
-from portal.live import NameOf
+from portal.index import NameOf
 from portal.reader import Reader
 from portal.session import Session
 

@@ -20,8 +20,8 @@ from core.pieces import Kind, check_tag_untrusted
 from portal.check import Checked
 from portal.damage import Losses, read_pack
 from portal.head import Head, Record, Snapshot
-from portal.index import PackFacts, seal_delta
-from portal.live import Catalogue, Listed, Marks, Tally, namer
+from portal.index import PackFacts, namer, seal_delta
+from portal.live import Catalogue, Listed, Marks, Tally
 from portal.manifest import Node
 from portal.reader import Reader
 from portal.repack import Bundles, store

@@ -118,7 +118,7 @@ class Scan:
         self._unchanged = unchanged
         self._walk = walk
         self._troubles = 0
-        self._intake = Intake(source, gather, self._trouble, self._is_recent)
+        self._intake = Intake(source, gather, self._trouble, unchanged.is_recent)
         self.progress = self._intake.progress
 
     def chunks(self) -> Iterator[list[Chunk]]:
@@ -144,10 +144,6 @@ class Scan:
         """Something could not be read: said, and its directory is looked through next time."""
         self._troubles += 1
         self._source.report(path, error)
-
-    def _is_recent(self, entry: Entry) -> bool:
-        limit = self._unchanged.now_ns - limits.RECENT_NS
-        return entry.ctime_ns >= limit or entry.mtime_ns >= limit
 
     # --- above the sources ------------------------------------------------------------------------
 
@@ -469,10 +465,9 @@ class Scan:
         self.progress.content_bytes += sum(memoryview(listing.rows).cast("Q")[_SIZE_LONG::_LONGS])
 
     def _has_recent(self, listing: Listing) -> bool:
-        limit = self._unchanged.now_ns - limits.RECENT_NS
         times = memoryview(listing.rows).cast("q")
         latest = max(max(times[2::_LONGS], default=0), max(times[3::_LONGS], default=0))
-        return latest >= limit
+        return latest >= self._unchanged.recent_from_ns
 
 
 class _Rows:

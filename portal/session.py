@@ -1,6 +1,6 @@
 """Putting pieces into a vault (portal/SPEC.md, Sessions).
 
-    begin -> known / expect -> deliver (a pack at a time) -> commit
+    begin -> known -> deliver (a pack at a time) -> commit
 
 A session sees the packs there were when it began, and says so by a lock that the kernel releases
 when the process dies; nothing it may refer to is purged meanwhile. Packs it has delivered stay if

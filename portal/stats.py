@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from core import limits
 from portal.head import Snapshot
-from portal.live import Catalogue, Marks, Tally, namer
+from portal.index import namer
+from portal.live import Catalogue, Marks, Tally
 from portal.vault import Vault
 
 _SHARED = -1

@@ -12,7 +12,7 @@ from core import limits
 from core.errors import FormatError
 from core.native.rows import Row as Found
 from core.pieces import Kind
-from core.tree.entry import EntryType, Xattrs
+from core.tree.entry import Entry, EntryType, Xattrs
 from portal.manifest import HOLE, Content, Form, Row, extents_untrusted
 
 Held = Callable[[Kind, bytes], bool]
@@ -28,10 +28,14 @@ class Unchanged:
     ignore_inode: bool = False
     held: Held | None = None  # asked for every piece, where the vault has lost some
 
-    def is_recent(self, found: Found) -> bool:
-        """Whether it may change without a trace after this look at it."""
-        limit = self.now_ns - limits.RECENT_NS
-        return found.ctime_ns >= limit or found.mtime_ns >= limit
+    @property
+    def recent_from_ns(self) -> int:
+        """What has a time from here on may change without a trace after we looked at it."""
+        return self.now_ns - limits.RECENT_NS
+
+    def is_recent(self, found: Found | Entry) -> bool:
+        """Whether it has such a time."""
+        return max(found.ctime_ns, found.mtime_ns) >= self.recent_from_ns
 
     def row_holds(self, row: Row, kind: EntryType, found: Found) -> bool:
         """Whether everything the row says is as it was; content and attributes too."""

@@ -5,7 +5,8 @@ import pytest
 from core.pack import PackKeys
 from core.pieces import Kind
 from portal.damage import Losses, damage_of
-from portal.live import Catalogue, namer
+from portal.index import namer
+from portal.live import Catalogue
 from portal.reader import Reader
 from tests.support.keeping import files, flip, node_named
 from tests.support.vaults import NOW_NS, a_vault, back_up, fixed

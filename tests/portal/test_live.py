@@ -4,8 +4,8 @@ import pytest
 
 from core import limits
 from core.pieces import Kind
-from portal.index import open_delta_untrusted
-from portal.live import LENGTH_UNKNOWN, Catalogue, Marks, Tally, namer, places_of
+from portal.index import namer, open_delta_untrusted
+from portal.live import LENGTH_UNKNOWN, Catalogue, Marks, Tally, places_of
 from portal.manifest import HOLE, Form
 from portal.reader import Reader
 from tests.support.keeping import files, flip, node_named, two_snapshots

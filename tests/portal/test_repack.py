@@ -8,7 +8,8 @@ import trio
 from core import limits
 from core.errors import IntegrityError
 from core.pieces import Kind
-from portal.live import Catalogue, namer
+from portal.index import namer
+from portal.live import Catalogue
 from portal.reader import Reader
 from portal.repack import Bundles, pieces_again, repack
 from portal.session import Session

@@ -10,7 +10,8 @@ from portal.check import Checked, check
 from portal.check import Options as CheckOptions
 from portal.gc import Collected, Options, collect
 from portal.head import Snapshot
-from portal.live import Catalogue, Marks, Tally, namer
+from portal.index import namer
+from portal.live import Catalogue, Marks, Tally
 from portal.manifest import Node
 from portal.reader import Reader
 from portal.vault import Vault
