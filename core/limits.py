@@ -82,6 +82,11 @@ ARCHIVE_SEGMENT_ENTRIES_MAX = 65_536  # of the file table at once
 ARCHIVE_FILE_EXTENTS_MAX = 1_000_000  # of one file, so that a segment holds them: some 4 TB
 ARCHIVE_SEGMENT_BYTES_TARGET = 4 * MIB
 
+# Tar streams that become archives.
+TAR_HEADER_BYTES_MAX = 4 * MIB  # of what one header says about the next member
+TAR_HEADERS_MAX = 16  # about one member
+TAR_MEMBER_BYTES_MAX = 1 << 62
+
 STREAM_BUFFERS = 3  # of `warp stream`: one is filled, one sealed, one written
 
 READ_BUFFER_BYTES = 8 * MIB  # one read of a large file; its pieces are views of it
@@ -171,3 +176,162 @@ RESTORE_WINDOW_ENTRIES = 8_192  # planned at once, so that what lies together is
 FIND_CACHE_ENTRIES = 262_144  # directories whose matches are remembered from snapshot to snapshot
 FIND_CACHE_NODES_MAX = 65_536  # matches remembered in all
 AFFECTED_TOLD_MAX = 1_000  # files a check names one by one; the rest is counted
+
+# --- links between nodes: bounds of their formats -------------------------------------------------
+
+LEAF_BYTES_MAX = 1 * KIB
+HELLO_BYTES_MAX = 4 * KIB
+DATAGRAM_BYTES_MAX = 1_200  # of every sealed datagram but a probe for the path's limit
+LINK_FRAME_BYTES_MAX = 256 * KIB
+STREAM_WINDOW_BYTES = 2 * MIB  # unread bytes of one stream; the sender waits
+STREAMS_MAX = 16  # each side opens at once; twice as many are taken, as endings may cross
+RETRY_TOKEN_BYTES_MAX = 128
+LANE_TOKEN_BYTES = 32
+RECORD_BYTES_MAX = 1_000
+RECORD_PLACES_MAX = 8
+RECORD_TTL_SECONDS_MAX = 172_800
+RECORDS_MAX = 16_384  # one of each member
+
+# --- links between nodes: chosen by us ------------------------------------------------------------
+
+UDP_BUFFER_BYTES = 4 * MIB  # asked of the kernel for each direction; it may give less
+UDP_BATCH_ARRIVALS_MAX = 32  # read at once before anything else gets its turn
+UDP_TRAIN_SEGMENTS_MAX = 64  # datagrams handed to the kernel in one call
+UDP_TRAIN_BYTES_MAX = 65_000
+DATAGRAM_BYTES_DEFAULT = 1_350  # fits every path people have, WireGuard included
+CONNECTION_WINDOW_BYTES = 16 * MIB  # what may arrive out of order, on all streams of a connection
+STREAM_HOLES_MAX = 2_048  # in what arrived of a stream; a window in packets has half as many
+HANDSHAKES_MAX = 256  # in progress; beyond, first packets are dropped
+HANDSHAKES_FREE_MAX = 32  # beyond, strangers prove their address first (Retry)
+HANDSHAKES_FREE_PER_SECOND_MAX = 100  # beyond, too: garbage that looks like a first packet
+HANDSHAKES_NEIGHBOURS_MAX = 32  # in progress, of those that proved one address or IPv6 network
+HANDSHAKE_SECONDS = 5
+MOVE_SILENCE_SECONDS = 1  # of the address we know, before qh3 hears packets from another one
+MOVES_PER_SECOND_MAX = 4  # trains it then takes from there, until that one is proved
+STRANGER_DATAGRAMS_BYTES_MAX = 64 * KIB  # what the packets that bring it may weigh in all
+STRANGERS_MAX = 256  # connections without AUTH; beyond, the one that has taken longest is ended
+STRANGER_BYTES_MAX = 8 * KIB  # what a connection may bring before its HELLO was accepted
+REFUSAL_SECONDS = 2  # between a refusal and the end of the connection
+LINK_IDLE_SECONDS = 30
+CONNECTIONS_MAX = 4_096
+STREAM_OPENING_BYTES_MAX = 4 * KIB  # of the frame that says what a stream is for
+LINK_REQUESTS_MAX = 64  # of ours under way on one link; more wait
+LINK_SERVED_MAX = 64  # requests and streams of a peer being served; more are refused
+LINK_SILENCE_SECONDS = 10  # then the peer is asked whether it is there
+LINK_TRUST_SECONDS = 6.5  # and given up without an answer
+LINK_PING_SECONDS = 1.5  # between questions whether it is there
+LINK_UNUSED_SECONDS = 120  # before a link that neither side wants to keep is closed
+DIALS_MAX = 16  # at once
+DIAL_WAYS_MAX = 16  # to one peer; the first ones count
+DIAL_STAGGER_SECONDS = 0.25  # between addresses of one peer
+REDIAL_SECONDS_MIN = 0.5  # doubled each time, up to the maximum, and shortened by chance
+REDIAL_SECONDS_MAX = 60
+RECORD_TTL_SECONDS = 86_400  # of our own address record; it is made anew long before
+RECORD_EARLY_MS_MAX = 600_000
+RECORD_SEEN_MAX = 3  # addresses of ours that peers saw last
+RECORDS_PER_SECOND = 1  # of one member that are passed on
+RECORDS_TOLD_MAX = 200  # in one answer; what is missing then comes with the next link
+LINKS_KEPT_MAX = 64  # to members, used or not; beyond that many, others are dialled when needed
+GOSSIP_SECONDS = 60  # between telling one peer what we know of the members
+GOSSIP_FRAMES_MAX = 256  # about members that wait for a slow peer
+
+# --- the daemon and its doors ---------------------------------------------------------------------
+
+NODE_STOP_SECONDS = 5  # from being asked to end to the end, whatever happens
+NODE_STOP_GENTLE_SECONDS = 4  # of these, before what goes on is cancelled
+LOG_LINES_MAX = 60  # of one kind in a minute; the rest is counted
+LOG_KINDS_MAX = 256  # counted at once
+LOG_VALUE_CHARS_MAX = 1_024
+HTTP_HEAD_BYTES_MAX = 16 * KIB
+HTTP_BODY_BYTES_MAX = 1 * MIB
+HTTP_CONNECTIONS_MAX = 64  # of one door
+HTTP_HEAD_SECONDS = 10  # for the rest of a request once it began
+HTTP_IDLE_SECONDS = 60  # between two requests on one connection
+HTTP_SEND_SECONDS = 10  # for the other side to take one piece
+HTTP_CLOSE_SECONDS = 1  # for answers under way when the door closes
+EVENTS_QUEUED_MAX = 256  # of one listener; then it is dropped
+EVENT_LISTENERS_MAX = 16
+EVENT_BYTES_MAX = 64 * KIB
+CONTROL_ANSWER_SECONDS = 30  # between two pieces of an answer
+CONTROL_ANSWER_BYTES_MAX = 16 * MIB
+
+# --- links between nodes: who speaks, and sealed datagrams ----------------------------------------
+
+HELLO_CERT_BYTES_MAX = 1 * KIB
+HELLO_HEADS_MAX = 8
+HELLO_KEM_BYTES_MAX = 1_200  # an ML-KEM-768 public key and a classic one
+HELLO_CLOCK_OFF_MS_MAX = 86_400_000  # a day: beyond, nothing that carries a time makes sense
+HELLO_NONCES_MAX = 16_384  # remembered one by one; older ones only by their time
+DATAGRAM_PROBE_BYTES_MAX = 8_972  # of an MTU datagram: what a jumbo frame carries
+DATAGRAM_WINDOW_COUNTERS = 1_024  # how far a datagram may be overtaken by others
+DATAGRAM_CLOCK_OFF_MS_MAX = 120_000  # from where we think the sender's clock stands
+DATAGRAM_KEYS_CACHED_MAX = 4_096
+DATAGRAMS_PER_SECOND_MAX = 5_000  # opened in all
+DATAGRAMS_PER_SECOND_SENDER_MAX = 200
+DATAGRAM_SESSIONS_PER_SECOND_MAX = 500  # of those that open with a session not seen before
+DATAGRAM_SESSIONS_PER_SECOND_SENDER_MAX = 20
+DATAGRAM_SESSIONS_ENDED_KEPT = 4  # of a sender: they do not come back
+REQUESTS_MAX = 4_096  # waiting for their answer
+CLOCK_SAMPLES_KEPT = 15  # of each peer
+CLOCK_PEERS_MAX = 4_096
+
+# --- members of a mesh: bounds of their formats ---------------------------------------------------
+
+OPERATION_BYTES_MAX = 2 * KIB
+ADMISSION_BYTES_MAX = 4 * KIB  # of an operation that carries a certificate and a KEM key
+OPERATION_COSIGN_BYTES_MAX = 160  # allowed on top for each cosignature
+OPERATION_PARENTS_MAX = 8
+OPERATION_COSIGNS_MAX = 16
+OPERATION_TEXT_BYTES_MAX = 64  # the name of a mesh, the label of an invite
+OPERATION_DATA_BYTES_MAX = 1 * KIB  # what a committee or a dedup epoch says
+CERT_BYTES_MAX = 1 * KIB
+KEM_PUBLIC_BYTES = 1_216  # ML-KEM-768 and X25519
+OPERATIONS_MAX = 32_768  # in one mesh
+OPERATIONS_PER_AUTHOR_MAX = 4_096  # what a device may write that nobody else builds on
+DEVICES_PER_USER_MAX = 64
+
+# --- members of a mesh: chosen by us --------------------------------------------------------------
+
+OPERATIONS_PARKED_MAX = 1_024  # that wait for operations before them
+OPERATIONS_FRAME_BYTES_MAX = 256 * KIB - 1 * KIB  # of them in one message of the exchange
+
+# --- links between nodes: lanes -------------------------------------------------------------------
+
+LANE_ID_BYTES = 16
+LANE_WAYS_MAX = 16  # to reach one lane
+LANE_PATH_BYTES_MAX = 103  # of a Unix socket; macOS has the least room
+LANE_OFFER_SECONDS = 10  # between the offer of a lane and its token
+LANE_OFFERS_MAX = 16  # open at once, to one link
+LANE_STRANGERS_MAX = 64  # connections that have not shown a token; beyond, the oldest is closed
+LANE_STRANGERS_PER_SOURCE_MAX = 16
+LANE_TOKEN_SECONDS = 5  # for a stranger to show one
+LANE_CONNECT_SECONDS = 3  # for each way to a lane
+LANE_GOODBYE_SECONDS = 1  # for the peer to take the end of a lane that is closed
+LANE_BACKLOG_MAX = 64  # connections the kernel, or a hall, keeps until they are accepted
+LANE_BATCH_BYTES = 256 * KIB  # encrypted, sent, received and decrypted at once
+LANE_UNSENT_BYTES = 512 * KIB  # a TCP lane keeps in the kernel beyond what is on its way
+LANE_SOCKET_BUFFER_BYTES = 1 * MIB  # of a Unix socket
+LANE_MEMORY_BYTES = 1 * MIB  # unread in a lane within the process
+PATHS_MAX = 32  # to one peer, that are measured
+PATH_MTU_TRIES = 3  # of one size, before it is taken as too large
+PATH_MTU_PROBE_SECONDS = 1  # that an answer may take
+PATH_MTU_AGAIN_SECONDS = 600  # after which larger sizes are tried again
+PATH_MTU_PATHS_MAX = 4_096
+
+# --- links between nodes: lanes and paths in use --------------------------------------------------
+
+LANES_SERVED_MAX = 16  # to one peer at once; beyond, it uses streams of the link
+LANES_SERVED_TOTAL_MAX = 256
+LANE_AGAIN_SECONDS = 300  # before a lane that failed is tried again
+LANE_TRIAL_SECONDS = 60  # between streams on a lane nothing is known of
+LANE_SAMPLE_BYTES_MIN = 256 * KIB  # that tell something about a lane
+LANE_IN_USE_SECONDS = 40  # between telling that a link is not unused: lanes of it are at work
+PATH_PING_IDLE_SECONDS = 25
+PATH_PING_BUSY_SECONDS = 3  # while bulk moves, or the path does not answer
+PATH_PING_ANSWER_SECONDS = 3
+ENGINE_CHOICES_MAX = 4_096  # nodes whose paths' losses are remembered
+GOSSIP_WRITES_MAX = 16  # frames about members that wait for the disk before links are not read
+GOSSIP_QUESTIONS_PER_SECOND = 1  # of one peer that are answered; others wait for their turn
+RECORD_NUMBERS_MAX = 4_000  # in one question for records
+RECORDS_CHECKED_PER_SECOND = 500  # of one link: each costs a signature
+RECORDS_SAVE_SECONDS = 5  # between two writes of the file

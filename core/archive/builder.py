@@ -14,7 +14,7 @@ from core.archive.table import HOLE, HOLE_BYTES_MAX, Extent, Segment, Stored
 from core.chunking import Chunker
 from core.crypto import Buffer
 from core.hashing import tag as tag_of
-from core.pieces import Bundler, Chunk, Kind
+from core.pieces import Chunk, Kind
 
 LARGE_FILE_BYTES = 512 * limits.KIB
 
@@ -24,7 +24,13 @@ class Job:
     """A chunk that is to be written under this number."""
 
     number: int
-    chunk: Chunk
+    kind: Kind
+    data: Buffer
+    tag: bytes | None  # not known yet: whoever writes the chunk may as well compute it
+
+    def chunk(self) -> Chunk:
+        """The chunk itself."""
+        return Chunk.of_piece(self.kind, self.data, self.tag)
 
 
 @dataclass(slots=True)
@@ -48,10 +54,12 @@ class Builder:
         self._numbers = known  # tag of a chunk -> its number
         self._next_number = len(known)
         self._settled: array[int] = array("I")  # provisional number -> number
+        self._is_resumed = bool(known)
         self._small: dict[bytes, Extent] = {}  # tag of a small piece -> where it lies
-        self._bundler = Bundler(limits.ARCHIVE_BUNDLE_BYTES_TARGET)
         self._bundle = self._provisional()
+        self._bundled: list[Buffer] = []
         self._bundle_bytes = 0
+        self._bundle_tag = b""  # of the piece that came last
         self._segment = Segment()
         self._unsettled: list[Segment] = []
 
@@ -64,12 +72,13 @@ class Builder:
         if found is not None:
             return found
         size = len(data)
-        if not self._bundler.fits(size):
+        full = self._bundle_bytes + size > limits.ARCHIVE_BUNDLE_BYTES_TARGET
+        if full or len(self._bundled) >= limits.BUNDLE_PIECES_MAX:
             self._close_bundle()
-        self._bundler.add(Kind.SMALL_FILE, data, tag)
-        extent = Extent(self._bundle, self._bundle_bytes, size)
+        self._bundled.append(data)
+        self._bundle_tag = tag
+        extent = self._small[tag] = Extent(self._bundle, self._bundle_bytes, size)
         self._bundle_bytes += size
-        self._small[tag] = extent
         self.totals.new_bytes += size
         return extent
 
@@ -79,7 +88,7 @@ class Builder:
             tag = tag_of(Kind.CUT, piece)
             number = self._numbers.get(tag)
             if number is None:
-                number = self._job(Chunk.of_piece(Kind.CUT, piece, tag))
+                number = self._job(Kind.CUT, piece, tag)
                 self.totals.new_bytes += len(piece)
             yield Extent(self._provisional(number), 0, len(piece))
 
@@ -124,22 +133,33 @@ class Builder:
         self._settled.append(number)
         return len(self._settled) - 1
 
-    def _job(self, chunk: Chunk) -> int:
+    def _job(self, kind: Kind, data: Buffer, tag: bytes | None) -> int:
         number = self._next_number
         self._next_number += 1
-        self._numbers[chunk.tag] = number
-        self.jobs.append(Job(number, chunk))
-        self.jobs_bytes += len(chunk.data)
+        if tag is not None:
+            self._numbers[tag] = number
+        self.jobs.append(Job(number, kind, data, tag))
+        self.jobs_bytes += len(data)
         return number
 
     def _close_bundle(self) -> None:
-        chunk = self._bundler.take()
-        if chunk is None:
+        if not self._bundled:
             return
-        number = self._numbers.get(chunk.tag)
-        self._settled[self._bundle] = self._job(chunk) if number is None else number
+        if len(self._bundled) == 1:
+            number = self._bundle_number(Kind.SMALL_FILE, self._bundled[0], self._bundle_tag)
+        else:
+            data = b"".join(self._bundled)
+            # Two bundles of one run cannot be equal, since no piece is in both.
+            tag = tag_of(Kind.BUNDLE, data) if self._is_resumed else None
+            number = self._bundle_number(Kind.BUNDLE, data, tag)
+        self._settled[self._bundle] = number
         self._bundle = self._provisional()
+        self._bundled = []
         self._bundle_bytes = 0
+
+    def _bundle_number(self, kind: Kind, data: Buffer, tag: bytes | None) -> int:
+        number = self._numbers.get(tag) if tag is not None else None
+        return self._job(kind, data, tag) if number is None else number
 
     def _encode_settled(self) -> None:
         while self._unsettled:

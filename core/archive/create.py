@@ -1,13 +1,16 @@
 """Making an archive of trees: walk, read, cut or bundle, compress, seal and write, all at once."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from core import limits
 from core.archive.builder import Builder, Job, Totals
 from core.archive.keys import Opener
-from core.archive.table import Extent, Stored
+from core.archive.table import HOLE_BYTES_MAX, Extent, Stored
+from core.archive.tar_intake import TarIntake, bare
 from core.archive.writer import ArchiveWriter
 from core.chunking import DEFAULT_ARCHIVE, Chunker, params_untrusted
 from core.compress import Mode
@@ -15,6 +18,7 @@ from core.crypto import Buffer
 from core.errors import LimitExceeded, PortalError
 from core.pipeline import flow
 from core.seal import Frame
+from core.tree.content import Extent as Run
 from core.tree.content import Small, open_file, read_small, read_xattrs
 from core.tree.entry import Changed, Entry, EntryType, Report
 from core.tree.read_batch import Read, read_ahead
@@ -24,6 +28,16 @@ from core.tree.walk import Exclude, LinkGroups, nothing, walk
 LARGE_FILE_BYTES = 512 * limits.KIB
 _TORN = "changed while it was read; its content may be torn"
 _Written = tuple[int, Frame, Sequence[Buffer]]
+_Jobs = Callable[[Builder, set[tuple[int, int]]], Iterator[list[Job]]]
+
+
+class _Readable(Protocol):
+    """A file whose parts are read in order."""
+
+    entry: Entry  # with the length it turned out to have
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """The bytes at this offset, fewer only at the end."""
 
 
 @dataclass(slots=True)
@@ -32,6 +46,7 @@ class Progress:
 
     files: int = 0
     read_bytes: int = 0
+    total_bytes: int = 0  # to be read in all, once the walk has seen everything; 0 until then
     stored_bytes: int = 0
     now: bytes = b""
 
@@ -66,31 +81,50 @@ class Creation:
         self._watch = watch
         self._options = options
         self._report = report
+        self._awaited_bytes = 0  # of what the walk has seen, and whose turn has not come
+        self._is_all_seen = False
 
     async def create(self, path: Path, roots: Sequence[Root]) -> Made:
         """Make the archive. Interrupted, it leaves what `resume` can use, under another name."""
+        with Source(roots, self._report) as source:
+            return await self._make(path, partial(self._jobs, source))
+
+    async def create_from_tar(self, path: Path, read: Callable[[int], bytes]) -> Made:
+        """Make the archive of what a tar stream holds.
+
+        `read` gives as many bytes as it is asked for, fewer only at the end of the stream.
+        """
+        return await self._make(path, partial(self._jobs_of_tar, read))
+
+    async def _make(self, path: Path, jobs_of: _Jobs) -> Made:
         options = self._options
         writer = ArchiveWriter(path, options.opener, options.mode)
         try:
             known = writer.resume(options.opener) if options.resume else writer.begin()
-            builder = Builder(_chunker(writer), known)
-            with Source(roots, self._report) as source:
-                await flow(
-                    self._jobs(source, builder, writer.own_files()),
-                    lambda job: self._store(writer, job),
-                    lambda done: self._write(writer, done),
-                    size_of=lambda job: len(job.chunk.data),
-                    threads=options.threads,
-                )
-            table = [writer.frame(chunk) for chunk in builder.table]
-            totals = builder.totals
-            size = writer.finish(table, totals.entries, totals.content_bytes)
+            try:
+                return await self._fill(writer, Builder(_chunker(writer), known), jobs_of)
+            except BaseException:
+                if writer.is_empty:  # nothing to go on with
+                    writer.discard()
+                raise
         finally:
             writer.close()
+
+    async def _fill(self, writer: ArchiveWriter, builder: Builder, jobs_of: _Jobs) -> Made:
+        await flow(
+            jobs_of(builder, writer.own_files()),
+            lambda job: self._store(writer, job),
+            lambda done: self._write(writer, done),
+            size_of=lambda job: len(job.data),
+            threads=self._options.threads,
+        )
+        table = [writer.frame(chunk) for chunk in builder.table]
+        totals = builder.totals
+        size = writer.finish(table, totals.entries, totals.content_bytes)
         return Made(totals, size)
 
     def _store(self, writer: ArchiveWriter, job: Job) -> _Written:
-        frame = writer.frame(job.chunk)
+        frame = writer.frame(job.chunk())
         return job.number, frame, writer.stored(frame)
 
     def _write(self, writer: ArchiveWriter, done: _Written) -> None:
@@ -103,8 +137,12 @@ class Creation:
         options, links = self._options, LinkGroups()
         entries = walk(source, exclude=options.exclude, one_file_system=options.one_file_system)
         kept = (entry for entry in entries if (entry.dev, entry.ino) not in own_files)
-        for entry, small in read_ahead(source, kept, _is_small):
-            first = links.first_of(entry)
+        for entry, small in read_ahead(source, self._seen(kept), _is_small):
+            self._awaited_bytes -= entry.size
+            if self._is_all_seen:
+                left = entry.size + self._awaited_bytes
+                self.progress.total_bytes = self.progress.read_bytes + left
+            first = links.first_of(entry) if entry.nlink > 1 else None
             try:
                 if first is not None:
                     stored = Stored(entry, (), first)
@@ -121,14 +159,40 @@ class Creation:
                     links.forget(entry)
                 self._report(entry.path, e)
                 continue
-            builder.entry(stored)
-            self.progress.files += 1
-            self.progress.now = entry.path
-            self._watch()
+            self._take_in(builder, stored)
             if builder.jobs_bytes >= limits.THREAD_HOP_BYTES:
                 yield builder.take_jobs()
         builder.finish()
         yield builder.take_jobs()
+
+    def _seen(self, entries: Iterator[Entry]) -> Iterator[Entry]:
+        """The same, counting what is still to be read."""
+        for entry in entries:
+            self._awaited_bytes += entry.size
+            yield entry
+        self._is_all_seen = True
+
+    def _jobs_of_tar(
+        self, read: Callable[[int], bytes], builder: Builder, _own_files: set[tuple[int, int]]
+    ) -> Iterator[list[Job]]:
+        """The chunks of what comes in a tar stream."""
+        intake = TarIntake(read, self._options.exclude, self._report)
+        for member in intake.members_untrusted():
+            stored = bare(member)
+            if stored is None:
+                content = intake.content(member)
+                stored = yield from self._content(builder, content, member.extents)
+            self._take_in(builder, stored)
+            if builder.jobs_bytes >= limits.THREAD_HOP_BYTES:
+                yield builder.take_jobs()
+        builder.finish()
+        yield builder.take_jobs()
+
+    def _take_in(self, builder: Builder, stored: Stored) -> None:
+        builder.entry(stored)
+        self.progress.files += 1
+        self.progress.now = stored.entry.path
+        self._watch()
 
     def _small(self, builder: Builder, small: Read) -> Stored:
         if not isinstance(small, Small):
@@ -144,26 +208,35 @@ class Creation:
     ) -> Generator[list[Job], None, Stored]:
         """A file bit by bit: however long it is, little of it is in memory."""
         with open_file(source, entry) as file:
-            extents, at = list[Extent](), 0
-            for run in file.extents():
-                extents += builder.hole(run.offset - at)
-                reader = _Run(file.read_at, run.offset, run.length, self.progress)
-                if run.length >= LARGE_FILE_BYTES:
-                    for extent in builder.large(reader.read):
-                        extents.append(extent)
-                        if len(extents) > limits.ARCHIVE_FILE_EXTENTS_MAX:
-                            raise LimitExceeded("too long for one archive")
-                        if builder.jobs_bytes >= limits.THREAD_HOP_BYTES:
-                            self._watch()
-                            yield builder.take_jobs()
-                elif data := reader.read(run.length):
-                    extents.append(builder.small(data))
-                at = reader.at
-            extents += builder.hole(max(0, file.entry.size - at))
+            stored = yield from self._content(builder, file, file.extents())
             if file.changed():
                 self._report(entry.path, Changed(_TORN))
-            size = sum(extent.length for extent in extents)
-            return Stored(file.entry._replace(size=size), tuple(extents))
+            return stored
+
+    def _content(
+        self, builder: Builder, file: _Readable, runs: Iterable[Run]
+    ) -> Generator[list[Job], None, Stored]:
+        """Put a file in that may have holes; one that ends early is as long as what was there."""
+        extents, at = list[Extent](), 0
+        if file.entry.size // HOLE_BYTES_MAX > limits.ARCHIVE_FILE_EXTENTS_MAX:
+            raise LimitExceeded("too long for one archive")
+        for run in runs:
+            extents += builder.hole(run.offset - at)
+            reader = _Run(file.read_at, run.offset, run.length, self.progress)
+            if run.length >= LARGE_FILE_BYTES:
+                for extent in builder.large(reader.read):
+                    extents.append(extent)
+                    if len(extents) > limits.ARCHIVE_FILE_EXTENTS_MAX:
+                        raise LimitExceeded("too long for one archive")
+                    if builder.jobs_bytes >= limits.THREAD_HOP_BYTES:
+                        self._watch()
+                        yield builder.take_jobs()
+            elif data := reader.read(run.length):
+                extents.append(builder.small(data))
+            at = reader.at
+        extents += builder.hole(max(0, file.entry.size - at))
+        size = sum(extent.length for extent in extents)
+        return Stored(file.entry._replace(size=size), tuple(extents))
 
 
 def _is_small(entry: Entry) -> bool:

@@ -1,15 +1,18 @@
-"""Taking files out of an archive: chunk by chunk, opened on every core, written by one thread.
+"""Taking files out of an archive: chunk by chunk, opened on every core, put in place by one thread.
 
-Files that lie whole in one chunk are taken together when it is open; files of several chunks come
-one after the other. What cannot be restored is reported and the rest goes on.
+Files that lie whole in one chunk are taken together when it is open, and those of the next chunk
+are taken while they are being written; files of several chunks come one after the other. What
+cannot be restored is reported and the rest goes on.
 """
 
 import errno
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 
+from core import limits
 from core.archive.reader import ArchiveReader
 from core.archive.table import HOLE, Extent, Segment, Stored
 from core.errors import FormatError, IntegrityError, PortalError
@@ -18,6 +21,8 @@ from core.tree.entry import Entry, EntryType, Report
 from core.tree.matching import Select, everything
 from core.tree.restore import Target
 from core.tree.writer import FileWriter
+
+_Files = list[tuple[Entry, memoryview]]
 
 _FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
@@ -71,6 +76,7 @@ class Extraction:
         self._links: list[Stored] = []
         self._linked_to: dict[bytes, Stored | None] = {}
         self._open: FileWriter | None = None
+        self._under_way = deque[tuple[_Files, Iterator[bool | OSError | PortalError]]]()
 
     async def extract(self, threads: int | None = None) -> None:
         """Restore everything that is selected; hard links come last, when their files are there."""
@@ -84,11 +90,19 @@ class Extraction:
                 size_of=self._size_of,
                 threads=threads,
             )
+            self._await_written()
             for stored in self._links:
                 self._each(stored.entry, partial(self._link, stored))
         finally:
-            if self._open is not None:
-                self._open.discard()
+            self._end()
+
+    def _end(self) -> None:
+        """Directories get their metadata when nothing is written into them any more."""
+        if self._open is not None:
+            self._open.discard()
+        try:
+            self._await_written()
+        finally:
             self._target.finish()
 
     # --- what to do -----------------------------------------------------------------------------
@@ -140,16 +154,24 @@ class Extraction:
     # --- doing it -------------------------------------------------------------------------------
 
     def _write(self, job: Job) -> None:
-        files = list[tuple[Entry, memoryview]]()
+        files: _Files = []
         for part in job.parts:
             self._each(part.stored.entry, partial(self._part, job, part, files))
             self._watch()
-        for (entry, _), done in zip(files, self._target.small_files(files), strict=True):
-            if done is True:
-                self.restored.entries += 1
-            elif done is not False:
-                self._went_wrong(entry, done)
-            self._watch()
+        if files:
+            self._under_way.append((files, self._target.small_files_later(files)))
+            self._await_written(limits.RESTORE_JOBS_WRITTEN_MAX)
+
+    def _await_written(self, left: int = 0) -> None:
+        """Draw what came of small files that are being written, but for the last few chunks."""
+        while len(self._under_way) > left:
+            files, results = self._under_way.popleft()
+            for (entry, _), done in zip(files, results, strict=True):
+                if done is True:
+                    self.restored.entries += 1
+                elif done is not False:
+                    self._went_wrong(entry, done)
+                self._watch()
 
     def _each(self, entry: Entry, work: Callable[[], bool]) -> None:
         """One entry; its faults are reported, the machine's end the run."""
@@ -164,7 +186,7 @@ class Extraction:
             raise error
         self._report(entry.path, error)
 
-    def _part(self, job: Job, part: Part, files: list[tuple[Entry, memoryview]]) -> bool:
+    def _part(self, job: Job, part: Part, files: _Files) -> bool:
         """Whether it is restored now; a file that is whole joins `files`, to be written soon."""
         entry = part.stored.entry
         data = memoryview(b"")

@@ -5,9 +5,10 @@ chunk by the tag in the index, each before a byte of it is used.
 """
 
 import mmap
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import Self
 
@@ -44,7 +45,9 @@ class ArchiveReader:
         self.index = Index(raw)
         if self.index.hash() != body.index_hash:
             raise IntegrityError("the archive's index was changed")
-        self.kept_chunk_untrusted = lru_cache(_CHUNKS_KEPT)(self.chunk_untrusted)
+        # Not an lru_cache of a method: a reader would hold itself, and its file, for some time.
+        self._kept: OrderedDict[int, memoryview] = OrderedDict()
+        self._keeping = threading.Lock()
 
     @classmethod
     def open_untrusted(cls, data: memoryview, openers: Sequence[Opener] = ()) -> Self:
@@ -86,6 +89,19 @@ class ArchiveReader:
         if plain.obj is self._mapped is not None:
             plain = memoryview(bytes(plain))  # a view would bring the pages back
         self._forget(entry)
+        return plain
+
+    def kept_chunk_untrusted(self, number: int) -> memoryview:
+        """The same; the last few are kept for who asks again."""
+        with self._keeping:
+            plain = self._kept.get(number)
+        if plain is None:
+            plain = self.chunk_untrusted(number)
+        with self._keeping:
+            self._kept[number] = plain
+            self._kept.move_to_end(number)
+            if len(self._kept) > _CHUNKS_KEPT:
+                self._kept.popitem(last=False)
         return plain
 
     def _forget(self, entry: Entry) -> None:

@@ -222,6 +222,11 @@ class ArchiveWriter:
         self._journal_path.unlink(missing_ok=True)
         return body.archive_len
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no chunk was written yet."""
+        return not self._entries
+
     def own_files(self) -> set[tuple[int, int]]:
         """What is being written, by device and inode: nothing that belongs into an archive."""
         found = map(os.fstat, (self._file, self._journal))

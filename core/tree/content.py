@@ -167,6 +167,9 @@ def read_xattrs(source: Source, entry: Entry) -> Xattrs:
     """The attributes of anything, without opening it: devices and fifos stay untouched."""
     if not _HAS_XATTRS:
         return ()
+    held = source.held(entry.path) if entry.is_directory else None
+    if held is not None:
+        return _xattrs(held, entry.path, source.report)
     holder, name = source.place(entry.path)
     # There is no call that takes a directory and a name; this path leads through the descriptor.
     return _xattrs(b"/proc/self/fd/%d/%b" % (holder, name), entry.path, source.report)

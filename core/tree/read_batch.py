@@ -66,6 +66,8 @@ class _ReadBatch(Batch):
         super().__init__()
         self._source = source
         self._euid = os.geteuid()
+        self._above: bytes | None = None  # the directory of the latest, and the one that holds it
+        self._holder = -1
         self._entries = list[tuple[Entry, bool, bool]]()  # and: wanted, part of the call
         self._results, self._data = bytearray(), bytearray()
 
@@ -75,19 +77,23 @@ class _ReadBatch(Batch):
 
     def _is_requested(self, entry: Entry) -> bool:
         """Whether it is part of the call; what has no place is asked for once more later."""
-        if entry.size > limits.TREE_SMALL_FILE_BYTES_MAX:
+        path, size = entry.path, entry.size
+        if size > limits.TREE_SMALL_FILE_BYTES_MAX:
             return False
+        above, _, name = path.rpartition(b"/")
         try:
-            holder, name = self._source.place(entry.path)
-            request = WANTED.pack(
-                *(self.hold(holder, entry.path), self._euid in {0, entry.uid}),
-                *(entry.dev, entry.ino, entry.size, entry.mtime_ns, entry.ctime_ns),
+            if above != self._above or path in self._source.roots:
+                holder, name = self._source.place(path)
+                self._holder, self._above = self.hold(holder, path), above
+            spare_atime = self._euid in (0, entry.uid)
+            self.requests += WANTED.pack(
+                *(self._holder, spare_atime, entry.dev, entry.ino),
+                *(size, entry.mtime_ns, entry.ctime_ns),
             )
         except (OSError, PortalError, struct.error):  # struct: a time that no request can hold
             return False
-        self.requests += request
         self.names.append(name)
-        self.bytes += entry.size
+        self.bytes += size
         return True
 
     def call(self) -> None:
@@ -97,14 +103,15 @@ class _ReadBatch(Batch):
         in_the_call, at = iter(self._results), 0
         with memoryview(self._data) as view:
             for entry, wanted, requested in self._entries:
-                if requested and next(in_the_call) == PLAIN:
-                    content = bytes(view[at : at + entry.size])
-                    yield entry, Small(entry, content, changed=False)
-                elif wanted:
-                    yield entry, _one(self._source, entry)
+                if not requested:
+                    yield entry, _one(self._source, entry) if wanted else None
+                    continue
+                end = at + entry.size
+                if next(in_the_call) == PLAIN:
+                    yield entry, Small(entry, bytes(view[at:end]), changed=False)
                 else:
-                    yield entry, None
-                at += entry.size if requested else 0
+                    yield entry, _one(self._source, entry)
+                at = end
 
 
 def _one(source: Source, entry: Entry) -> Read:

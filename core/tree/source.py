@@ -64,6 +64,7 @@ class Source:
         self._directories = Directories(self._anchor)
         self.place = self._directories.place
         self.open = self._directories.open
+        self.held = self._directories.get  # a directory that is open already, if it is
 
     def tops(self) -> list[bytes]:
         """The roots and what is given with them, in the order of a walk."""

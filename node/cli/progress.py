@@ -47,9 +47,14 @@ class Status:
         """Since the command began."""
         return time.monotonic() - self._began
 
+    @property
+    def is_due(self) -> bool:
+        """Whether `update` would say something now: for who has to gather what to say first."""
+        return self._shows and time.monotonic() >= self._next
+
     def update(self, done_bytes: int, total_bytes: int, files: int, now: str = "") -> None:
         """Say how far it is, if it is time to; a total of 0 is not known."""
-        if not self._shows or time.monotonic() < self._next:
+        if not self.is_due:
             return
         self._next = time.monotonic() + self._every_s
         rate = done_bytes / max(self.seconds, 1e-6)

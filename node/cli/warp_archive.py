@@ -1,8 +1,12 @@
 """`warp archive`: pack trees into one file, look into it, take them out again."""
 
+import io
 import os
+import select
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +18,18 @@ from node.cli import run
 from node.cli.progress import Status, size_text, time_text
 
 if TYPE_CHECKING:
+    from types import FrameType
+
+    from core.archive.create import Creation, Made
     from core.archive.keys import Opener
     from core.archive.reader import ArchiveReader
     from core.archive.table import Segment, Stored
     from core.secret import Secret
 
 EXIT_INCOMPLETE = 3
+_STDIN = Path("-")
+_STDIN_BYTES = 1 << 20
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATH = click.Path(path_type=Path)
 _COMPRESSION = {"auto": "AUTO", "none": "OFF", "lz4": "LZ4", "zstd": "ZSTD"}
 
@@ -68,7 +78,7 @@ def archive() -> None:
 @_quiet
 @_json
 def create(inputs: tuple[Path, ...], output: Path, **asked: Any) -> int:
-    """Make an archive of files and directories.
+    """Make an archive of files and directories, or with - of a tar stream on stdin.
 
     It grows as OUTPUT.partial and gets its name when it is whole. Exit code 3: it was made, but
     some files could not be read.
@@ -76,10 +86,12 @@ def create(inputs: tuple[Path, ...], output: Path, **asked: Any) -> int:
     from core.archive.create import Creation, Options
     from core.compress import Mode
     from core.tree.matching import matching
-    from core.tree.source import Root
 
     _prepare(asked["gpu"])
-    missing = [path for path in inputs if not os.path.lexists(path)]
+    from_stdin = inputs == (_STDIN,)
+    if _STDIN in inputs and (not from_stdin or asked["one_file_system"]):
+        raise UsageError("- stands for a tar stream on stdin, and for all of the archive")
+    missing = [path for path in inputs if not from_stdin and not os.path.lexists(path)]
     if missing:
         raise UsageError("does not exist", where=str(missing[0]))
     if output.exists():
@@ -103,7 +115,7 @@ def create(inputs: tuple[Path, ...], output: Path, **asked: Any) -> int:
     faults = _Faults(status)
     creation = Creation(options, faults.report, lambda: _show_creation(status, creation))
     try:
-        made = run.run_trio(creation.create, output, [Root.of(os.fsencode(p)) for p in inputs])
+        made = _made(creation, output, () if from_stdin else inputs)
     except BaseException:
         status.clear()
         if partial.exists():
@@ -320,6 +332,69 @@ def _vault_master(recipient: str) -> "Secret":
 # --- doing ----------------------------------------------------------------------------------------
 
 
+def _made(creation: "Creation", output: Path, inputs: tuple[Path, ...]) -> "Made":
+    from core.tree.source import Root
+
+    if inputs:
+        return run.run_trio(creation.create, output, [Root.of(os.fsencode(p)) for p in inputs])
+    with _stdin() as read:
+        made = run.run_trio(creation.create_from_tar, output, read)
+        while read(_STDIN_BYTES):  # zeros up to a full record: whoever writes them is not cut off
+            pass
+    return made
+
+
+@contextmanager
+def _stdin() -> Iterator[Callable[[int], bytes]]:
+    """Reads stdin in a thread, which an interrupt ends even while nothing comes."""
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError("no tar stream on stdin", hint="tar c DIR | warp archive create - -o FILE")
+    wake, waker = os.pipe()
+    before = {number: signal.getsignal(number) for number in _ENDING}
+
+    def interrupted(number: int, frame: "FrameType | None") -> None:
+        os.write(waker, b"x")
+        then = before[signal.Signals(number)]
+        if callable(then) and then is not signal.default_int_handler:
+            then(number, frame)
+
+    for number, then in before.items():
+        if callable(then):  # what is ignored or ends the process at once stays so
+            signal.signal(number, interrupted)
+    try:
+        with io.BufferedReader(_Waiting(sys.stdin.fileno(), wake), _STDIN_BYTES) as reader:
+            yield reader.read
+    finally:
+        for number, then in before.items():
+            signal.signal(number, then)
+        os.close(wake)
+        os.close(waker)
+
+
+class _Waiting(io.RawIOBase):
+    """A pipe to read from, and another that says that all should end."""
+
+    def __init__(self, fd: int, wake: int) -> None:
+        self._fd, self._wake = fd, wake
+        self._ready = select.poll()
+        self._ready.register(fd, select.POLLIN)
+        self._ready.register(wake, select.POLLIN)
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill some of the buffer; nothing at the end."""
+        while True:
+            if self._wake in {fd for fd, _ in self._ready.poll()}:
+                raise KeyboardInterrupt
+            try:
+                return os.readv(self._fd, [buffer])
+            except BlockingIOError:  # somebody made the shared stdin non-blocking
+                continue
+
+
 def _prepare(gpu: str) -> None:
     from core import native, process
 
@@ -335,9 +410,14 @@ def _prepare(gpu: str) -> None:
 def _show_creation(status: Status, creation: Any) -> None:
     from core.tree.paths import shown
 
+    if not status.is_due:
+        return
     progress = creation.progress
     stored = f"{size_text(progress.stored_bytes)} stored"
-    status.update(progress.read_bytes, 0, progress.files, f"{stored}  {shown(progress.now)}")
+    status.update(
+        *(progress.read_bytes, progress.total_bytes, progress.files),
+        f"{stored}  {shown(progress.now)}",
+    )
 
 
 def _verify_all(

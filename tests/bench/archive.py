@@ -119,6 +119,8 @@ def mixed(place: Path) -> Iterator[Row]:
         borg_size = sum(p.stat().st_size for p in repo.rglob("*") if p.is_file())
         yield size_row("  size against borg", size, borg_size)
     yield size_row("  size against tar | zstd", size, tar_size)
+    yield from packers(place, tree, took, size)
+    yield from of_a_tar_stream(place, tree, took)
     out, tar_out = place / "out", place / "tar-out"
 
     def fresh(path: Path) -> Callable[[], None]:
@@ -137,6 +139,59 @@ def mixed(place: Path) -> Iterator[Row]:
     yield Row("extract, same", f"{took:.2f} s", against, f"{ratio:.2f}x", ">= 0.8x", ratio >= 0.8)
     for path in (tree, out, tar_out, repo):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def packers(place: Path, tree: Path, took: float, size: int) -> Iterator[Row]:
+    """Programs that pack trees by themselves, at their quick settings, once each; no goals."""
+    packed = place / "packed"
+    commands = {
+        "tar": ["tar", "czf", packed, tree],
+        "7z": ["7z", "a", "-t7z", "-mx=3", "-mmt=2", f"{packed}.7z", tree],
+        "zpaq": ["zpaq", "add", f"{packed}.zpaq", tree, "-m1", "-t2"],
+    }
+    for program, command in commands.items():
+        if shutil.which(program) is None:
+            yield Row(f"  against {program}", "", "not installed here", "", "", None)
+            continue
+        began = time.perf_counter()
+        run(*command, cwd=place, stdout=subprocess.DEVNULL)
+        theirs = time.perf_counter() - began
+        (made,) = place.glob("packed*")
+        against = f"{version(program)}: {theirs:.2f} s, {made.stat().st_size / 1e6:.0f} MB"
+        ratio = f"{theirs / took:.2f}x"
+        yield Row(
+            f"  against {program}", f"{took:.2f} s, {size / 1e6:.0f} MB", against, ratio, "", None
+        )
+        made.unlink()
+
+
+def version(program: str) -> str:
+    """What the program calls itself, shortly; zpaq and 7z do when asked for nothing."""
+    asked = [program, "--version"] if program == "tar" else [program]
+    said = subprocess.run(asked, check=False, capture_output=True, text=True).stdout
+    first = next(line for line in said.splitlines() if line.strip())
+    return " ".join(first.split()[:4]).strip(":,")
+
+
+def of_a_tar_stream(place: Path, tree: Path, took: float) -> Iterator[Row]:
+    """The same tree through a pipe."""
+    made = place / "stream.warp"
+    warp = " ".join(WARP)
+
+    def piped() -> None:
+        run("sh", "-c", f"tar c -C '{place}' {tree.name} | {warp} create - -o '{made}'")
+
+    (stream,) = in_turns((lambda: made.unlink(missing_ok=True), piped))
+    against = f"create of the tree itself {took:.2f} s"
+    yield Row(
+        "  tar c | warp archive create -",
+        f"{stream:.2f} s",
+        against,
+        f"{took / stream:.2f}x",
+        "",
+        None,
+    )
+    made.unlink()
 
 
 def size_row(what: str, size: int, other: int) -> Row:

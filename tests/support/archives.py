@@ -60,7 +60,7 @@ def begin(
     builder.finish()
     jobs = builder.take_jobs()
     for job in jobs:
-        frame = writer.frame(job.chunk)
+        frame = writer.frame(job.chunk())
         writer.write(job.number, frame, writer.stored(frame))
     return writer, builder, len(jobs)
 

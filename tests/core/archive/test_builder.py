@@ -1,3 +1,4 @@
+from dataclasses import replace
 from io import BytesIO
 
 from core import limits
@@ -32,7 +33,7 @@ def entries_of(builder):
 
 
 def contents_of(builder, jobs):
-    chunks = {job.number: bytes(job.chunk.data) for job in jobs}
+    chunks = {job.number: bytes(job.chunk().data) for job in jobs}
     return {
         stored.entry.path: b"".join(chunks[e.chunk][e.offset :][: e.length] for e in stored.extents)
         for stored in entries_of(builder)
@@ -44,7 +45,7 @@ def test_every_file_is_found_where_the_table_says():
     builder, jobs = put_in(contents)
     assert contents_of(builder, jobs) == contents
     assert [job.number for job in jobs] == list(range(len(jobs)))
-    assert all(job.chunk.tag == tag(job.chunk.kind, job.chunk.data) for job in jobs)
+    assert all(job.chunk().tag == tag(job.chunk().kind, job.chunk().data) for job in jobs)
     assert builder.totals.entries == 200
     assert builder.totals.content_bytes == sum(map(len, contents.values()))
 
@@ -55,7 +56,7 @@ def test_equal_small_files_lie_in_one_place():
     a, b, c = entries_of(builder)
     assert a.extents == c.extents != b.extents
     assert len(jobs) == 1
-    assert len(jobs[0].chunk.data) == builder.totals.new_bytes == 150
+    assert len(jobs[0].data) == builder.totals.new_bytes == 150
 
 
 def test_equal_large_files_and_equal_parts_are_made_once():
@@ -71,15 +72,15 @@ def test_equal_large_files_and_equal_parts_are_made_once():
 def test_a_small_file_equal_to_a_cut_stays_a_kind_of_its_own():
     data = SOME(CUT_BYTES)
     _, jobs = put_in({b"large": data * 2, b"small": data})
-    assert {job.chunk.kind for job in jobs} == {Kind.CUT, Kind.SMALL_FILE}
+    assert {job.chunk().kind for job in jobs} == {Kind.CUT, Kind.SMALL_FILE}
 
 
 def test_bundles_close_at_their_target(monkeypatch):
     monkeypatch.setattr(limits, "ARCHIVE_BUNDLE_BYTES_TARGET", 1000)
     contents = {b"%d" % n: SOME(300) for n in range(10)}
     builder, jobs = put_in(contents)
-    assert [len(job.chunk.data) for job in jobs] == [900, 900, 900, 300]
-    assert [job.chunk.kind for job in jobs] == [*[Kind.BUNDLE] * 3, Kind.SMALL_FILE]
+    assert [len(job.chunk().data) for job in jobs] == [900, 900, 900, 300]
+    assert [job.chunk().kind for job in jobs] == [*[Kind.BUNDLE] * 3, Kind.SMALL_FILE]
     assert contents_of(builder, jobs) == contents
 
 
@@ -149,16 +150,16 @@ def test_holes_take_no_room_however_long():
 def test_known_chunks_are_not_made_again():
     contents = {b"small %d" % n: SOME(100) for n in range(5)} | {b"large": SOME(7500)}
     first, jobs = put_in(contents)
-    known = {job.chunk.tag: job.number for job in jobs}
+    known = {job.chunk().tag: job.number for job in jobs}
     again, none = put_in(contents, dict(known))
     assert not none
     assert [c.data for c in again.table] == [c.data for c in first.table]
     # With a part known the rest gets the next numbers and the contents are still found.
-    some = {job.chunk.tag: number for number, job in enumerate(jobs[2:5])}
+    some = {job.chunk().tag: number for number, job in enumerate(jobs[2:5])}
     builder, rest = put_in(contents, dict(some))
-    assert {job.chunk.tag for job in rest} == known.keys() - some.keys()
+    assert {job.chunk().tag for job in rest} == known.keys() - some.keys()
     assert [job.number for job in rest] == list(range(3, len(jobs)))
-    old = [type(job)(some[job.chunk.tag], job.chunk) for job in jobs[2:5]]
+    old = [replace(job, number=some[job.chunk().tag]) for job in jobs[2:5]]
     assert contents_of(builder, old + rest) == contents
 
 

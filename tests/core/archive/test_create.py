@@ -1,6 +1,8 @@
 import errno
 import os
+import tarfile
 from functools import partial
+from io import BytesIO
 
 import pytest
 import trio
@@ -13,6 +15,7 @@ from core.archive.reader import ArchiveReader
 from core.archive.table import HOLE
 from core.archive.writer import ArchiveWriter
 from core.compress import Mode
+from core.errors import FormatError
 from core.tree import restore
 from core.tree.content import OpenFile
 from core.tree.entry import Changed, EntryType
@@ -21,6 +24,7 @@ from core.tree.source import Root
 from tests.support.archives import KEY_FILE, read_all, small_chunker
 from tests.support.entropy import fixed_entropy
 from tests.support.strange_trees import can_set_xattr, strange_tree
+from tests.support.tars import block, member, tar_of
 from tests.support.trees import Reports, differences
 
 SOME = fixed_entropy("create")
@@ -345,3 +349,125 @@ def test_a_file_of_too_many_parts_is_left_out_and_said(tmp_path, monkeypatch):
     assert reports == [(b"tree/large", "too long for one archive")]
     stored = ArchiveReader.open_file(tmp_path / "a.warp").entries_untrusted()
     assert [s.entry.path for s in stored] == [b"tree", b"tree/small"]
+
+
+def test_the_total_is_known_when_everything_was_seen(tmp_path, tree, small_cuts, monkeypatch):
+    monkeypatch.setattr(limits, "THREAD_HOP_BYTES", 1000)
+    (tree / "a").write_bytes(SOME(700))
+    (tree / "b").write_bytes(SOME(9000))
+    os.link(tree / "b", tree / "c")
+    with (tree / "d").open("wb") as file:
+        file.truncate(limits.MIB)
+    totals = []
+    creation = Creation(Options(), Reports(), lambda: totals.append(creation.progress.total_bytes))
+    trio.run(partial(creation.create, tmp_path / "a.warp", [Root.of(str(tree), b"")]))
+    assert totals[0] >= creation.progress.read_bytes  # a tree so small is seen before it is read
+    assert totals[-1] == creation.progress.read_bytes + limits.MIB  # the hole was still to come
+    assert creation.progress.read_bytes == 9700
+
+
+def test_no_total_is_told_before_everything_was_seen(tmp_path, tree, monkeypatch):
+    monkeypatch.setattr(limits, "TREE_BATCH_FILES_MAX", 10)
+    for number in range(100):
+        (tree / f"{number:03}").write_bytes(SOME(10))
+    totals = []
+    creation = Creation(Options(), Reports(), lambda: totals.append(creation.progress.total_bytes))
+    trio.run(partial(creation.create, tmp_path / "a.warp", [Root.of(str(tree), b"")]))
+    assert totals[0] == 0
+    assert totals[-1] == 1000
+
+
+# --- tar streams ------------------------------------------------------------------------------
+
+
+def archived_from_tar(path, data, **options):
+    reports = Reports()
+    creation = Creation(Options(**options), reports)
+    made = trio.run(partial(creation.create_from_tar, path, BytesIO(data).read))
+    return made, creation, reports
+
+
+def test_a_tar_stream(tmp_path, small_cuts):
+    large, small = SOME(7300), SOME(500)
+    data = tar_of(
+        member("d", type=tarfile.DIRTYPE, mode=0o750),
+        (member("d/large", pax={"SCHILY.xattr.user.a": "b", "mtime": "5.000000007"}), large),
+        (member("d/small"), small),
+        (member("d/same"), small),
+        member("d/empty"),
+        member("link", type=tarfile.LNKTYPE, linkname="d/large"),
+        member("to", type=tarfile.SYMTYPE, linkname="/anywhere"),
+        (member("s", pax={"GNU.sparse.map": "9,3", "GNU.sparse.size": "50"}), b"abc"),
+    )
+    made, creation, reports = archived_from_tar(tmp_path / "a", data)
+    assert not reports.all
+    assert made.totals.entries == creation.progress.files == 8
+    assert made.totals.content_bytes == 7300 + 2 * 500 + 50
+    assert creation.progress.read_bytes == 7300 + 2 * 500 + 3
+    entries = entries_of(tmp_path / "a")
+    assert entries[b"d/large"].entry.mtime_ns == 5 * 10**9 + 7
+    assert entries[b"d/large"].entry.xattrs == ((b"user.a", b"b"),)
+    assert entries[b"d/small"].extents == entries[b"d/same"].extents
+    assert entries[b"link"].link == b"d/large"
+    assert entries[b"to"].entry.target == b"/anywhere"
+    assert read_all((tmp_path / "a").read_bytes()) == {
+        b"d": b"",
+        b"to": b"",
+        b"d/large": large,
+        b"link": large,
+        b"d/small": small,
+        b"d/same": small,
+        b"d/empty": b"",
+        b"s": bytes(9) + b"abc" + bytes(38),
+    }
+
+
+@pytest.mark.parametrize("size", [600, 20_000, 70_000])
+def test_a_tar_stream_that_ends_early_leaves_no_archive(tmp_path, small_cuts, size, monkeypatch):
+    monkeypatch.setattr(limits, "THREAD_HOP_BYTES", 2000)
+    data = tar_of(*((member(f"f{n}"), SOME(9000)) for n in range(10)))
+    with pytest.raises((FormatError, ExceptionGroup)) as caught:
+        archived_from_tar(tmp_path / "a", data[:size])
+    assert isinstance(caught.value, FormatError) or caught.group_contains(FormatError)
+    assert not (tmp_path / "a").exists()
+    left = {p.name for p in tmp_path.iterdir()}
+    assert left in (set(), {"a.partial", "a.journal"})
+    made, _, _ = archived_from_tar(tmp_path / "a", data, resume=True)
+    assert made.totals.entries == 10
+    assert len(read_all((tmp_path / "a").read_bytes())) == 10
+
+
+def test_an_attempt_that_wrote_nothing_leaves_nothing(tmp_path):
+    with pytest.raises((FormatError, ExceptionGroup)):
+        archived_from_tar(tmp_path / "a", b"no tar" * 200)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_hole_that_no_archive_can_hold_is_refused(tmp_path):
+    size = (limits.ARCHIVE_FILE_EXTENTS_MAX + 2) << 32
+    data = tar_of(
+        (member("s", pax={"GNU.sparse.map": "9,3", "GNU.sparse.size": str(size)}), b"abc")
+    )
+    with pytest.raises((FormatError, ExceptionGroup)):
+        archived_from_tar(tmp_path / "a", data)
+
+
+def test_a_tar_stream_takes_little_memory(tmp_path):
+    """A file of 300 MiB, given by a source that never has more than it is asked for."""
+    whole, most = 300 * limits.MIB, []
+    header = block(b"f", raw_size=b"\x80" + whole.to_bytes(11))
+    left = [header, *[b"1234567" * 50_000] * (whole // 350_000 + 2)]
+    pending = bytearray()
+
+    def read(size):
+        most.append(size)
+        while len(pending) < size and left:
+            pending.extend(left.pop())
+        data = bytes(pending[:size])
+        del pending[:size]
+        return data
+
+    left.reverse()
+    with pytest.raises((FormatError, ExceptionGroup)):  # it has no end, which is found at the end
+        trio.run(partial(Creation(Options(), Reports()).create_from_tar, tmp_path / "a", read))
+    assert max(most) <= limits.CHUNKER_BYTES_MAX

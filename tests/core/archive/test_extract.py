@@ -238,7 +238,7 @@ def test_a_damaged_table_ends_the_run(tmp_path, to):
         extracted(tmp_path / "a.warp", to)
 
 
-@pytest.mark.parametrize("broken", [(Target, "small_files"), (FileWriter, "write_at")])
+@pytest.mark.parametrize("broken", [(Target, "small_files_later"), (FileWriter, "write_at")])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 def test_a_full_disk_ends_the_run_and_leaves_nothing_half_made(
     tmp_path, to, monkeypatch, broken, number
@@ -250,12 +250,67 @@ def test_a_full_disk_ends_the_run_and_leaves_nothing_half_made(
         return (OSError(number, "no more") for _ in files)
 
     monkeypatch.setattr(*broken, fail_each if broken[0] is Target else fail)
-    path = make(tmp_path / "a.warp", {b"small": b"x", b"large": SOME(3000)})
+    large = SOME(3000)
+    path = make(tmp_path / "a.warp", {b"small": b"x", b"large": large})
     with pytest.raises((OSError, ExceptionGroup)) as caught:
         extracted(path, to)
     assert isinstance(caught.value, OSError) or caught.group_contains(OSError)
-    assert set(files_of(to)) <= {"small"}
+    assert files_of(to).items() <= {"small": b"x", "large": large}.items()
     assert len(list(to.iterdir())) == len(files_of(to))
+
+
+def test_after_a_failure_nothing_is_written_when_directories_get_their_times(
+    tmp_path, to, monkeypatch
+):
+    later, finish, order = Target.small_files_later, Target.finish, []
+
+    def noted(self, files):
+        yield from later(self, files)
+        order.append("drawn")
+
+    def fail(*_):
+        raise OSError(errno.EIO, "no more")
+
+    monkeypatch.setattr(Target, "small_files_later", noted)
+    monkeypatch.setattr(Target, "finish", lambda self: order.append("finish") or finish(self))
+    monkeypatch.setattr(FileWriter, "write_at", fail)
+    path = make(tmp_path / "a.warp", {b"small": b"x", b"large": SOME(30_000)})
+    with pytest.raises((OSError, ExceptionGroup)):
+        extracted(path, to)
+    assert order == ["drawn", "finish"]
+
+
+def test_what_is_being_written_is_there_before_links_and_the_end(tmp_path, to, monkeypatch):
+    monkeypatch.setattr(limits, "ARCHIVE_BUNDLE_BYTES_TARGET", 1000)
+    later, link_, finish = Target.small_files_later, Target.link, Target.finish
+    order = []
+
+    def written_later(self, files):
+        files = list(files)
+        order.append("begun")
+        yield from later(self, files)
+        order.append("drawn")
+
+    def noted(name, method):
+        return lambda self, *args: order.append(name) or method(self, *args)
+
+    monkeypatch.setattr(Target, "small_files_later", written_later)
+    monkeypatch.setattr(Target, "link", noted("link", link_))
+    monkeypatch.setattr(Target, "finish", noted("finish", finish))
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for number in range(30):
+        (tree / f"{number:02}").write_bytes(b"%03d" % number * 130)
+    os.link(tree / "29", tree / "link")
+    trio.run(
+        partial(Creation(Making(), Reports()).create, tmp_path / "a", [Root.of(str(tree), b"")])
+    )
+    restored, reports = extracted(tmp_path / "a", to)
+    assert not reports.all
+    assert restored.entries == 31
+    assert order[-2:] == ["link", "finish"]
+    chunks = order.count("drawn")
+    assert chunks == order.count("begun") > limits.RESTORE_JOBS_WRITTEN_MAX + 2
 
 
 def test_an_error_of_one_file_is_reported_and_the_rest_goes_on(tmp_path, to):

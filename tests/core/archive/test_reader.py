@@ -1,5 +1,7 @@
+import gc
 import struct
 import tracemalloc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -390,3 +392,17 @@ def test_golden(golden, tmp_path, name, opener):
     data = bytes.fromhex(golden("archive.json")["archives"][name])
     assert read_all(data) == GOLDEN
     assert make(tmp_path / "a", GOLDEN, opener, mode=Mode.OFF).read_bytes() == data
+
+
+def test_a_reader_is_gone_with_its_file_when_nobody_has_it(tmp_path):
+    path = make(tmp_path / "a", {b"f": b"x"})
+    reader = ArchiveReader.open_file(path)
+    assert read_all(path.read_bytes()) == {b"f": b"x"}
+    assert reader.extent_untrusted(Extent(0, 0, 1)) == b"x"
+    gone = weakref.ref(reader)
+    gc.disable()
+    try:
+        del reader
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -237,3 +237,14 @@ def test_a_file_that_holds_more_than_its_length_says_is_read_whole(tree, reports
         (small,) = read_many(source, [entry])
     assert entry.size == 0
     assert small.data.startswith(b"Linux version ")
+
+
+def test_files_that_are_roots_lie_where_they_lie(tree, reports, one_by_one):
+    for name in ("a", "b"):
+        (tree / name).mkdir()
+        (tree / name / f"file {name}").write_bytes(name.encode())
+    roots = [Root.of(tree / name / f"file {name}") for name in ("a", "b")]
+    with Source(roots, reports) as source:
+        found = [read.data for read in read_many(source, walk(source))]
+    assert found == [b"a", b"b"]
+    assert not one_by_one

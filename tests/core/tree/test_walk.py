@@ -310,3 +310,15 @@ def test_devices_have_their_numbers(tmp_path, reports):
     with Source([Root.of(tmp_path, b"")], reports) as source:
         (entry,) = walk(source)
     assert (entry.type, entry.rdev) == (EntryType.CHARACTER, (4095, 1_000_000))
+
+
+def test_a_path_is_bounded_with_its_last_name(tmp_path, reports, monkeypatch):
+    monkeypatch.setattr(limits, "PATH_BYTES_MAX", 12)
+    monkeypatch.setattr(limits, "NAME_BYTES_MAX", 5)
+    (tmp_path / "tree" / "abcd" / "efgh").mkdir(parents=True)
+    for path in ("abcd/123", "abcd/efgh/12", "abcd/efgh/123"):
+        (tmp_path / "tree" / path).touch()
+    assert paths(tmp_path / "tree", reports) == [
+        *(b"abcd", b"abcd/123", b"abcd/efgh", b"abcd/efgh/12"),
+    ]
+    assert len(reports.lines) == 1

@@ -62,3 +62,14 @@ def test_pipes_and_quiet_runs_get_no_status(clock, capsys):
         clock[0] += 10
         status.update(1, 2, 3)
     assert capsys.readouterr() == ("", "")
+
+
+def test_it_is_due_only_when_something_would_be_said(clock, monkeypatch):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    status = Status(as_json=False)
+    assert not status.is_due
+    clock[0] = 102.0
+    assert status.is_due
+    assert not Status(as_json=False, quiet=True).is_due
+    status.update(1, 2, 3)
+    assert not status.is_due

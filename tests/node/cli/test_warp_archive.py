@@ -1,5 +1,8 @@
 import json
 import os
+import shutil
+import signal
+import subprocess
 import sys
 
 import pytest
@@ -10,6 +13,9 @@ from core.slots import KeyFileProvider
 from node.cli import run
 from node.cli.warp import warp
 from tests.support.identity import keystore_contents
+from tests.support.strange_trees import strange_tree
+from tests.support.tars import CUT, block
+from tests.support.trees import differences
 
 NAMES = ["a file", "folder/b.txt", "folder/c.txt", "folder/deep/d"]
 
@@ -213,3 +219,81 @@ def test_an_interrupted_creation_is_kept_and_resumed(tree, tmp_path, monkeypatch
     assert not (tmp_path / "a.warp.partial").exists()
     archive("extract", path, "-o", tmp_path / "out")
     assert contents(tmp_path / "out" / "tree") == contents(tree)
+
+
+# --- tar on stdin -----------------------------------------------------------------------------
+
+PROGRAM = [sys.executable, "-m", "node.cli.warp", "archive"]
+
+
+def tarred(data, *argv):
+    """One command in a process of its own, fed with these bytes."""
+    return subprocess.run([*PROGRAM, *map(str, argv)], input=data, capture_output=True, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("tar") is None, reason="no tar")
+@pytest.mark.parametrize("form", ["gnu", "posix"])
+def test_what_tar_writes_comes_back_as_it_was(tmp_path, form):
+    strange_tree(tmp_path / "tree")
+    tar = ["tar", "c", "-S", f"--format={form}", "-C", str(tmp_path), "tree"]
+    if form == "posix":
+        tar[2:2] = ["--xattrs", "--xattrs-include=*"]
+    data = subprocess.run(tar, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
+    made = tarred(data.stdout, "create", "-", "-o", tmp_path / "a.warp")
+    assert made.returncode == 0, made.stderr
+    out = tmp_path / "out"
+    archive("extract", tmp_path / "a.warp", "-o", out)
+    found = differences(tmp_path / "tree", out / "tree", top=False)
+    # Tar has no sockets, and writes a fifo of two names as two.
+    lost = [line for line in found if "socket" not in line and "fifo" not in line]
+    if form == "gnu":  # which has no attributes and no parts of seconds
+        lost = [line for line in lost if not any(w in line for w in ("xattr", "time", "mode"))]
+    assert not lost
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("argv", "data", "code", "words"),
+    [
+        (["create", "-"], b"no tar at all" * 99, 1, "not a tar stream"),
+        (["create", "-"], b"", 1, "not a tar stream"),
+        (["create", "-"], block(b"/etc/x") + CUT, 1, "absolute"),
+        (["create", "-"], block(b"../x") + CUT, 1, ".."),
+        (["create", "-"], block(b"x", size=9), 1, "cut short"),
+        (["create", "-", "tree"], CUT, 2, "stdin"),
+        (["create", "-", "-x"], CUT, 2, "stdin"),
+    ],
+)
+def test_a_stream_that_is_no_good_is_one_line_and_leaves_nothing(tmp_path, argv, data, code, words):
+    done = tarred(data, *argv, "-o", tmp_path / "x.warp")
+    assert (done.returncode, done.stderr.count(b"\n")) == (code, 1)
+    assert words.encode() in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_who_writes_the_stream_may_write_it_to_its_end(tmp_path):
+    """Tar fills its last record with zeros; a pipe closed before would kill it."""
+    warp = [*PROGRAM, "create", "-", "-o", str(tmp_path / "a.warp")]
+    with subprocess.Popen(warp, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        child.stdin.write(block(b"f") + CUT + bytes(8 << 20))  # BrokenPipeError, if it were so
+        child.stdin.close()
+        assert child.wait() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_ends_the_wait_for_a_stream(tmp_path, number, code):
+    child = subprocess.Popen(
+        [*PROGRAM, "create", "-", "-o", str(tmp_path / "a.warp")],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with child:
+        child.stdin.write(block(b"f", size=99 << 20) + os.urandom(2 << 20))  # most of it was read
+        child.stdin.flush()
+        child.send_signal(number)
+        assert child.wait(20) == code
+        assert b"Traceback" not in child.stderr.read()
+    assert not (tmp_path / "a.warp").exists()
