@@ -8,6 +8,11 @@
     keep = { daily = 7, within = "2m" }
     hooks = { before = [["/usr/local/bin/dump-db", "--all"]], timeout = "10min" }
 
+    [node]                           of the daemon; options of `portal-node run` go before it
+    log_level = "info"
+    metrics = "127.0.0.1:9464"       answers /metrics and /healthz there; else nowhere
+    control_socket = "/run/..."      where PORTAL_HOME is too long a path for node.sock
+
     option > environment > profile, then what it inherits > top level > built-in
 
 Every key is known and every value of its type, or nothing is done: a setting with a typing mistake
@@ -29,10 +34,12 @@ from portal.retention import ALL, Duration, Policy
 FILE_NAME = "config.toml"
 DEFAULT_PROFILE = "default"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_ADDRESS = re.compile(r"(?:(?:\[([0-9a-fA-F:.]*:[0-9a-fA-F:.]*)\]|([0-9.]*)):)?([0-9]{1,5})")
 _ENVIRONMENT = {"vault": "PORTAL_VAULT", "compression": "PORTAL_COMPRESSION"}
 _TOP_LEVEL = ("vault", "compression")
 _TABLES = ("keep", "hooks")
 COMPRESSIONS = ("auto", "none", "lz4", "zstd")
+LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +75,38 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen: a literal IP address, so that nothing has to be looked up."""
+
+    host: str
+    port: int  # 0: any that is free
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        return self.host == "::1" or self.host.startswith("127.")
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """What the daemon is told: the table [node]."""
+
+    log_level: str = "info"
+    metrics: Address | None = None
+    control_socket: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The file, checked."""
 
     path: Path
     top: Mapping[str, Any] = field(default_factory=dict)
     profiles: Mapping[str, Profile] = field(default_factory=dict)
+    node: NodeSettings = field(default_factory=NodeSettings)
 
 
 class _WrongValue(ValueError):
@@ -145,6 +178,24 @@ def check_profile_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} is no name for a profile", hint="letters, digits, - and _")
     return name
+
+
+def parse_address(text: str) -> Address:
+    """An address to listen on: `127.0.0.1:9464`, `[::1]:9464`, or a bare port on 127.0.0.1."""
+    from ipaddress import ip_address  # noqa: PLC0415 - for those who name one
+
+    found = _ADDRESS.fullmatch(text.strip())
+    wrong = UsageError(
+        f"{text!r} is no address to listen on",
+        hint="for example 127.0.0.1:9464, [::1]:9464 or 9464",
+    )
+    if found is None or int(found[3]) > 65_535:
+        raise wrong
+    try:
+        literal = ip_address(found[1] or found[2] or "127.0.0.1")
+    except ValueError:
+        raise wrong from None
+    return Address(str(literal), int(found[3]))
 
 
 def expand_home(pattern: str, user_home: Path) -> str:
@@ -224,11 +275,12 @@ class _Reader:
 
     def config(self, table: dict[str, Any]) -> Config:
         """The whole file."""
-        self._check_keys(table, (*_TOP_LEVEL, "profile"), "")
+        self._check_keys(table, (*_TOP_LEVEL, "profile", "node"), "")
         top = {name: self._value(name, table[name], name) for name in _TOP_LEVEL if name in table}
         found = self._table(table.get("profile", {}), "profile")
         profiles = {name: self._profile(name, found[name]) for name in found}
-        config = Config(self._path, top, profiles)
+        node = self._node(self._table(table.get("node", {}), "node"))
+        config = Config(self._path, top, profiles, node)
         for name in profiles:
             list(_lineage(config, name))  # a circle is found now, not when it is used
         return config
@@ -258,9 +310,19 @@ class _Reader:
                 values[_RENAMED.get(full, full)] = self._value(full, setting, f"{where}.{full}")
         return Profile(inherit, values)
 
-    def _value(self, name: str, value: object, where: str) -> Any:
+    def _node(self, table: dict[str, Any]) -> NodeSettings:
+        self._check_keys(table, tuple(_NODE_SETTINGS), "node")
+        values = {
+            key: self._value(key, value, f"node.{key}", _NODE_SETTINGS)
+            for key, value in table.items()
+        }
+        return NodeSettings(**values)
+
+    def _value(
+        self, name: str, value: object, where: str, known: Mapping[str, "_Setting"] | None = None
+    ) -> Any:
         try:
-            return _SETTINGS[name](self._context, value)
+            return (known or _SETTINGS)[name](self._context, value)
         except _WrongValue as e:
             raise self._wrong(where, str(e)) from None
         except UsageError as e:
@@ -340,6 +402,20 @@ def _compression(_context: _Context, value: object) -> str:
     return str(value)
 
 
+def _level(_context: _Context, value: object) -> str:
+    if value not in LOG_LEVELS:
+        raise _WrongValue(f"one of {', '.join(LOG_LEVELS)}")
+    return str(value)
+
+
+def _address(_context: _Context, value: object) -> Address:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise _WrongValue('an address such as "127.0.0.1:9464"')
+    return parse_address(value)
+
+
 def _tag(context: _Context, value: object) -> str:
     text = _text(context, value)
     if "," in text or text != text.strip():
@@ -375,8 +451,9 @@ def _all(one: Callable[[_Context, object], Any]) -> Callable[[_Context, object],
     return read
 
 
+_Setting = Callable[[_Context, object], Any]
 _PERIODS = ("hourly", "daily", "weekly", "monthly", "yearly")
-_SETTINGS: dict[str, Callable[[_Context, object], Any]] = {
+_SETTINGS: dict[str, _Setting] = {
     "vault": _path,
     "compression": _compression,
     "sources": _all(_path),
@@ -398,5 +475,10 @@ _SETTINGS: dict[str, Callable[[_Context, object], Any]] = {
     "keep.tags": _all(_tag_set),
     **{f"hooks.{moment}": _all(_command) for moment in ("before", "after", "success", "failure")},
     "hooks.timeout": _seconds,
+}
+_NODE_SETTINGS: dict[str, _Setting] = {
+    "log_level": _level,
+    "metrics": _address,
+    "control_socket": _path,
 }
 _RENAMED = {"hooks.timeout": "hooks.timeout_s"}  # in the file a time has its unit with it

@@ -4,7 +4,16 @@ import pytest
 
 from core import limits
 from core.errors import UsageError
-from node.config import Config, Settings, check_profile_name, expand_home, load, resolve
+from node.config import (
+    Config,
+    NodeSettings,
+    Settings,
+    check_profile_name,
+    expand_home,
+    load,
+    parse_address,
+    resolve,
+)
 from node.hooks import Hooks
 from portal.retention import ALL, Duration, Policy
 
@@ -178,7 +187,7 @@ def test_an_empty_list_replaces_what_is_inherited(read):
         ("[profile.a.keep]\ndayly = 1", r"'dayly' in profile.a.keep \(did you mean daily\?\)"),
         ("[profile.a.hooks]\nbefor = []", r"'befor' in profile.a.hooks \(did you mean before\?\)"),
         ("[profile.a]\nkeep.within_minutely = '1d'", "unknown key 'within_minutely'"),
-        ("zzz = 1", r"unknown key 'zzz' \(there are vault, compression, profile\)"),
+        ("zzz = 1", r"unknown key 'zzz' \(there are vault, compression, profile, node\)"),
         ("vault = 1", "vault must be one line of text"),
         ("vault = 'here'", "vault must be a path that begins with / or ~/"),
         ("vault = ''", "vault must be one line"),
@@ -250,3 +259,64 @@ def test_the_home_is_written_out_at_the_start_only():
 def test_names_that_cannot_be_part_of_a_file_name_are_refused(name):
     with pytest.raises(UsageError, match="no name for a profile"):
         check_profile_name(name)
+
+
+# --- [node] ---------------------------------------------------------------------------------------
+
+
+def test_the_daemon_has_a_table_of_its_own(read):
+    node = read('[node]\nlog_level = "debug"\nmetrics = 9464\ncontrol_socket = "~/s"\n').node
+    assert node.log_level == "debug"
+    assert str(node.metrics) == "127.0.0.1:9464"
+    assert node.control_socket is not None
+    assert node.control_socket.is_absolute()
+    assert read("").node == NodeSettings()
+    assert NodeSettings().metrics is None  # nothing listens unless it is asked for
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port", "loopback"),
+    [
+        ("127.0.0.1:9464", "127.0.0.1", 9464, True),
+        ("127.1.2.3:0", "127.1.2.3", 0, True),
+        ("9464", "127.0.0.1", 9464, True),
+        (":9464", "127.0.0.1", 9464, True),
+        ("[::1]:9464", "::1", 9464, True),
+        ("0.0.0.0:1", "0.0.0.0", 1, False),
+        ("[::]:65535", "::", 65_535, False),
+        ("192.168.1.5:80", "192.168.1.5", 80, False),
+    ],
+)
+def test_addresses(text, host, port, loopback):
+    address = parse_address(text)
+    assert (address.host, address.port, address.is_loopback) == (host, port, loopback)
+    assert parse_address(str(address)) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "x", "localhost:1", "1.2.3.4", "1.2.3:5", "::1:5", "[1.2.3.4]:5", "1.2.3.4:65536"),
+        *("[::1]", "1.2.3.4:-1", "1.2.3.4:٣", "1.2.3.4:", "[::1:5"),
+    ],
+)
+def test_no_addresses(text):
+    with pytest.raises(UsageError, match="no address to listen on"):
+        parse_address(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("node = 5", "node must be a table"),
+        ("[node]\nlog_levle = 'info'", r"'log_levle' in node \(did you mean log_level\?\)"),
+        ("[node]\nlog_level = 'loud'", "node.log_level must be one of debug, info"),
+        ("[node]\nmetrics = true", "node.metrics must be an address"),
+        ("[node]\nmetrics = 'box:1'", "node.metrics: 'box:1' is no address"),
+        ("[node]\nmetrics = 70000", "no address"),
+        ("[node]\ncontrol_socket = 'here'", "node.control_socket must be a path that begins"),
+    ],
+)
+def test_mistakes_in_the_table_of_the_daemon(read, text, message):
+    with pytest.raises(UsageError, match=message):
+        read(text)
