@@ -9,6 +9,7 @@ turns every library's failure into ours.
 import hmac
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import nacl.bindings as sodium
 from cryptography.exceptions import InvalidTag
@@ -19,6 +20,9 @@ from core import limits
 from core.errors import FormatError, IntegrityError, LimitExceeded, PortalError
 from core.labels import SignLabel
 from core.secret import Secret
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.hpke import Suite
 
 Entropy = Callable[[int], bytes]
 Buffer = bytes | bytearray | memoryview
@@ -130,6 +134,80 @@ def x25519_shared(secret: Secret, public: bytes) -> Secret:
         return Secret(sodium.crypto_scalarmult(secret.reveal(), public))
     except (CryptoError, RuntimeError) as e:
         raise IntegrityError("this X25519 public key gives no secret") from e
+
+
+# --- HPKE (RFC 9180) with ML-KEM-768 and X25519 ---------------------------------------------------
+
+_HPKE_SEED_BYTES = 96
+
+
+def hpke_public(seed: Secret) -> bytes:
+    """The public half of a sharing seed: ML-KEM-768 (1,184 bytes) || X25519 (32)."""
+    assert len(seed) == _HPKE_SEED_BYTES
+    from cryptography.hazmat.primitives.asymmetric.mlkem import (  # noqa: PLC0415 - rarely needed
+        MLKEM768PrivateKey,
+    )
+
+    raw = seed.reveal()
+    lattice = MLKEM768PrivateKey.from_seed_bytes(raw[limits.KEY_BYTES :])
+    curve = x25519_public(Secret(raw[: limits.KEY_BYTES]))
+    return lattice.public_key().public_bytes_raw() + curve
+
+
+def hpke_seal(public: bytes, data: bytes, info: bytes) -> bytes:
+    """Encapsulated key, ciphertext and tag, for whoever has the seed; `info` ties it to its use."""
+    from cryptography.hazmat.primitives import hpke  # noqa: PLC0415 - rarely needed
+    from cryptography.hazmat.primitives.asymmetric.mlkem import (  # noqa: PLC0415
+        MLKEM768PublicKey,
+    )
+    from cryptography.hazmat.primitives.asymmetric.x25519 import (  # noqa: PLC0415
+        X25519PublicKey,
+    )
+
+    if len(public) != limits.KEM_PUBLIC_BYTES:
+        raise FormatError("not a key to seal to")
+    split = limits.KEM_PUBLIC_BYTES - limits.KEY_BYTES
+    try:
+        key = hpke.MLKEM768X25519PublicKey(
+            MLKEM768PublicKey.from_public_bytes(public[:split]),
+            X25519PublicKey.from_public_bytes(public[split:]),
+        )
+        return _hpke_suite().encrypt(data, key, info)
+    except ValueError as e:
+        raise FormatError("not a key to seal to") from e
+
+
+def hpke_open(seed: Secret, sealed: bytes, info: bytes) -> bytes:
+    """What was sealed to this seed's public half, or IntegrityError."""
+    from cryptography.hazmat.primitives import hpke  # noqa: PLC0415 - rarely needed
+    from cryptography.hazmat.primitives.asymmetric.mlkem import (  # noqa: PLC0415
+        MLKEM768PrivateKey,
+    )
+    from cryptography.hazmat.primitives.asymmetric.x25519 import (  # noqa: PLC0415
+        X25519PrivateKey,
+    )
+
+    assert len(seed) == _HPKE_SEED_BYTES
+    raw = seed.reveal()
+    key = hpke.MLKEM768X25519PrivateKey(
+        MLKEM768PrivateKey.from_seed_bytes(raw[limits.KEY_BYTES :]),
+        X25519PrivateKey.from_private_bytes(raw[: limits.KEY_BYTES]),
+    )
+    try:
+        return _hpke_suite().decrypt(sealed, key, info)
+    except (InvalidTag, ValueError) as e:
+        raise IntegrityError("this was not sealed for us, or was changed") from e
+
+
+def _hpke_suite() -> "Suite":
+    from cryptography.hazmat.primitives.hpke import (  # noqa: PLC0415 - rarely needed
+        AEAD,
+        KDF,
+        KEM,
+        Suite,
+    )
+
+    return Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
 
 
 # --- Argon2id (RFC 9106) --------------------------------------------------------------------------

@@ -72,6 +72,27 @@ class Label(Enum):
     STREAM_SUBKEYS = "stream subkeys"
     STREAM_EPOCH = "stream epoch"
 
+    # links between nodes
+    LEAF_HASH = "leaf hash"
+    HELLO = "hello"
+    HOST = "host"
+    DATAGRAM = "datagram"
+    RETRY = "retry token"
+    LANE = "lane"
+
+    # members of a mesh
+    MESH_ID = "mesh id"
+    MEMBER_OPERATION = "member operation"
+    MEMBER_VECTOR = "member vector"
+    MEMBER_STATE = "member state"
+    DHT_ID = "dht id"
+    OVERLAY_MESH = "ula subnet"
+    OVERLAY_NODE = "ula host"
+
+    # invites
+    INVITE_SIGNING_KEY = "invite signing key"
+    FOUR_WORDS = "sas"
+
     # the keystore and texts people copy
     SLOT_KEY_FILE = "slot key file"
     SLOT_PASSPHRASE = "slot passphrase"
@@ -87,6 +108,16 @@ class SignLabel(Enum):
 
     DEVICE_CERT = "device-cert"
     VAULT_HEAD = "vault-head"
+    AUTH_INITIATOR = "auth-i"
+    AUTH_RESPONDER = "auth-r"
+    ADDRESS_RECORD = "address-record"
+    MEMBER_OPERATION = "member-operation"
+    MEMBER_COSIGN = "member-cosign"
+    MEMBER_DEVICE = "member-device"
+    INVITE_TERMS = "invite-terms"
+    PAIR_KNOCK = "pair-knock"
+    PAIR_JOIN = "pair-join"
+    PAIR_RECOVER = "pair-recover"
 
 
 @unique

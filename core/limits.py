@@ -203,11 +203,11 @@ CONNECTION_WINDOW_BYTES = 16 * MIB  # what may arrive out of order, on all strea
 STREAM_HOLES_MAX = 2_048  # in what arrived of a stream; a window in packets has half as many
 HANDSHAKES_MAX = 256  # in progress; beyond, first packets are dropped
 HANDSHAKES_FREE_MAX = 32  # beyond, strangers prove their address first (Retry)
-HANDSHAKES_FREE_PER_SECOND_MAX = 100  # beyond, too: garbage that looks like a first packet
+HANDSHAKES_FREE_PER_SECOND_MAX = 100  # beyond, too: each costs a handshake begun
 HANDSHAKES_NEIGHBOURS_MAX = 32  # in progress, of those that proved one address or IPv6 network
 HANDSHAKE_SECONDS = 5
-MOVE_SILENCE_SECONDS = 1  # of the address we know, before qh3 hears packets from another one
-MOVES_PER_SECOND_MAX = 4  # trains it then takes from there, until that one is proved
+MOVE_SILENCE_SECONDS = 0.25  # of the address we know, before another one may be the peer's
+MOVE_PROOF_SECONDS = 3  # to prove the other one
 STRANGER_DATAGRAMS_BYTES_MAX = 64 * KIB  # what the packets that bring it may weigh in all
 STRANGERS_MAX = 256  # connections without AUTH; beyond, the one that has taken longest is ended
 STRANGER_BYTES_MAX = 8 * KIB  # what a connection may bring before its HELLO was accepted
@@ -231,6 +231,8 @@ RECORD_EARLY_MS_MAX = 600_000
 RECORD_SEEN_MAX = 3  # addresses of ours that peers saw last
 RECORDS_PER_SECOND = 1  # of one member that are passed on
 RECORDS_TOLD_MAX = 200  # in one answer; what is missing then comes with the next link
+ID_PREFIX_CHARS_MIN = 4  # of an id people type
+MEMBERS_FILE_BYTES_MAX = 64 * MIB  # of a home
 LINKS_KEPT_MAX = 64  # to members, used or not; beyond that many, others are dialled when needed
 GOSSIP_SECONDS = 60  # between telling one peer what we know of the members
 GOSSIP_FRAMES_MAX = 256  # about members that wait for a slow peer
@@ -289,6 +291,7 @@ KEM_PUBLIC_BYTES = 1_216  # ML-KEM-768 and X25519
 OPERATIONS_MAX = 32_768  # in one mesh
 OPERATIONS_PER_AUTHOR_MAX = 4_096  # what a device may write that nobody else builds on
 DEVICES_PER_USER_MAX = 64
+REMOVALS_REPEATED_MAX = 16  # of one user or device by one author; more say nothing new
 
 # --- members of a mesh: chosen by us --------------------------------------------------------------
 
@@ -335,3 +338,18 @@ GOSSIP_QUESTIONS_PER_SECOND = 1  # of one peer that are answered; others wait fo
 RECORD_NUMBERS_MAX = 4_000  # in one question for records
 RECORDS_CHECKED_PER_SECOND = 500  # of one link: each costs a signature
 RECORDS_SAVE_SECONDS = 5  # between two writes of the file
+
+# --- invites --------------------------------------------------------------------------------------
+
+INVITE_TEXT_CHARS_MAX = 1_000
+INVITE_SECRET_BYTES = 16
+INVITE_ENDPOINTS_MAX = 4
+INVITE_ENDPOINT_BYTES_MAX = 253  # a DNS name
+QUOTA_BYTES_MAX = 1 << 60  # that a member may be granted
+INVITE_SECONDS_MAX = 7 * 86_400
+PAIR_STRANGER_BYTES_MAX = 8 * KIB  # that somebody may say who is no member yet
+PAIR_SECRETS_BYTES_MAX = 64 * KIB  # what a newcomer is given, sealed
+PAIR_SECONDS_MAX = 900  # for one stranger, the time until somebody approves included
+PAIR_TRIES_PER_MINUTE = 5  # from one address
+PAIR_FAILURES_MAX = 20  # within an hour, from anywhere; then nobody is heard for an hour
+PAIR_ADDRESSES_MAX = 4_096  # whose tries are remembered

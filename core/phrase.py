@@ -65,6 +65,14 @@ def from_words_untrusted(text: str) -> Secret:
     return Secret(raw)
 
 
+def check_words(data: bytes, count: int) -> tuple[str, ...]:
+    """The first 11 bits each as words, for two people to compare by voice; no secret."""
+    assert len(data) * 8 >= 11 * count
+    number = int.from_bytes(data) >> (len(data) * 8 - 11 * count)
+    words, _ = _words()
+    return tuple(words[number >> 11 * i & 2047] for i in reversed(range(count)))
+
+
 def suggestions(word: str) -> list[str]:
     """Words of the list that were perhaps meant, for a prompt on the owner's own terminal."""
     return difflib.get_close_matches(word.lower(), _words()[0], n=3)

@@ -20,6 +20,7 @@ BENCHES = {
     "pipeline": "bytes in memory to sealed packs in memory, on all cores",
     "archive": "warp archive beside tar, zstd, borg and cp",
     "vault": "portal backup and restore beside restic and borg",
+    "links": "QUIC, lanes, AUTH, and lines that lose packets",
     "stream": "frames against the bare cipher, and two processes joined by pipes",
 }
 SHORT = ["startup", "malloc", "core"]

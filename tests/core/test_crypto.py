@@ -1,3 +1,6 @@
+import hashlib
+import hmac
+
 import pytest
 
 from core import crypto, limits
@@ -193,3 +196,71 @@ def test_equal():
     assert crypto.equal(b"abc", b"abc")
     assert not crypto.equal(b"abc", b"abd")
     assert len(crypto.system_entropy(32)) == 32
+
+
+# --- HPKE -----------------------------------------------------------------------------------------
+
+
+def opened_by_hand(seed, sealed, info):
+    """HPKE base mode: MLKEM768-X25519 (0x647a), HKDF-SHA256, ChaCha20-Poly1305, step by step."""
+    from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+    suite = b"HPKE" + bytes.fromhex("647a 0001 0003")
+    lattice, curve, box = sealed[:1_088], sealed[1_088:1_120], sealed[1_120:]
+    own = X25519PrivateKey.from_private_bytes(seed[:32])
+    shared = MLKEM768PrivateKey.from_seed_bytes(seed[32:]).decapsulate(lattice)
+    shared += own.exchange(X25519PublicKey.from_public_bytes(curve))
+    shared += curve + own.public_key().public_bytes_raw() + b"\\.//^\\"
+    secret = hashlib.sha3_256(shared).digest()
+
+    def extract(salt, label, material):
+        words = b"HPKE-v1" + suite + label + material
+        return hmac.new(salt or bytes(32), words, hashlib.sha256).digest()
+
+    def expand(key, label, context, size):
+        words = size.to_bytes(2) + b"HPKE-v1" + suite + label + context
+        return hmac.new(key, words + b"\1", hashlib.sha256).digest()[:size]
+
+    context = b"\0" + extract(b"", b"psk_id_hash", b"") + extract(b"", b"info_hash", info)
+    key = extract(secret, b"secret", b"")
+    cipher = ChaCha20Poly1305(expand(key, b"key", context, 32))
+    return cipher.decrypt(expand(key, b"base_nonce", context, 12), box, b"")
+
+
+SEED = bytes(range(96))
+
+
+def test_what_is_sealed_to_a_seed_is_opened_by_it_and_by_the_books():
+    public = crypto.hpke_public(Secret(SEED))
+    assert len(public) == limits.KEM_PUBLIC_BYTES
+    sealed = crypto.hpke_seal(public, b"data", b"what for")
+    assert crypto.hpke_open(Secret(SEED), sealed, b"what for") == b"data"
+    assert opened_by_hand(SEED, sealed, b"what for") == b"data"
+    assert crypto.hpke_seal(public, b"data", b"what for") != sealed
+
+
+def test_nobody_else_opens_it_nor_for_anything_else():
+    sealed = crypto.hpke_seal(crypto.hpke_public(Secret(SEED)), b"data", b"what for")
+    changed = bytearray(sealed)
+    for at in (0, 1_100, -1):
+        changed[at] ^= 1
+        with pytest.raises(IntegrityError):
+            crypto.hpke_open(Secret(SEED), bytes(changed), b"what for")
+        changed[at] ^= 1
+    for seed, data, info in (
+        (SEED, sealed, b"else"),
+        (SEED[::-1], sealed, b"what for"),
+        (SEED, sealed[:1_119], b"what for"),
+        (SEED, b"", b"what for"),
+    ):
+        with pytest.raises(IntegrityError):
+            crypto.hpke_open(Secret(seed), data, info)
+
+
+def test_what_is_no_key_is_not_sealed_to():
+    public = crypto.hpke_public(Secret(SEED))
+    for bad in (b"", public[:-1], b"\xff" * len(public), public[:1_184] + bytes(32)):
+        with pytest.raises(FormatError):
+            crypto.hpke_seal(bad, b"data", b"what for")

@@ -73,3 +73,10 @@ def test_hostile_text_is_a_format_error(text):
 def test_suggestions_for_a_prompt():
     assert "abandon" in phrase.suggestions("Abadnon")
     assert phrase.suggestions("qqqqqqq") == []
+
+
+def test_check_words_are_the_first_bits_of_what_is_compared():
+    assert phrase.check_words(bytes(6), 4) == ("abandon",) * 4
+    assert phrase.check_words(b"\xff" * 32, 2) == ("zoo", "zoo")
+    number = (1 << 33 | 2 << 22 | 3 << 11 | 4) << 4
+    assert phrase.check_words(number.to_bytes(6), 4) == ("ability", "able", "about", "above")

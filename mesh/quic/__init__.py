@@ -1,0 +1,1 @@
+"""QUIC on trio: one socket, two engines, streams that wait their turn."""
