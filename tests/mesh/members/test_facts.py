@@ -1,0 +1,91 @@
+from mesh.members.bodies import Approve, Grant, Kind, Numbered, RevokeUser, UserRole
+from mesh.members.bodies import Reason as Why
+from mesh.members.facts import Facts
+from mesh.members.operation import Operation
+from mesh.members.opset import OpSet
+from tests.support.memberships import a_mesh, found, person
+
+F, A, B = map(person, "FAB")
+
+
+def facts_of(replica):
+    return Facts(replica.membership.set)
+
+
+def test_who_is_named_by_what():
+    mesh = a_mesh(F, A)
+    facts = facts_of(mesh)
+    assert facts.founder == F.user
+    assert facts.user_of(A.node) == A.user
+    assert facts.user_of(B.node) is None
+    assert facts.admissions[F.user] == [0]
+    (admission,) = facts.admissions[A.user]
+    assert facts.bindings[A.node] == [admission]
+    assert facts.invite(facts.terms[admission]).voucher == next(iter(facts.invites))
+    (grant,) = facts.grants[A.user, UserRole.ADMIN]
+    assert facts.grants[A.user, UserRole.ADMITTER] == [grant]  # an admin is an admitter
+
+
+def test_the_tables_grow_as_operations_come():
+    mesh = a_mesh(F, A, B)
+    grown = OpSet(mesh.membership.set.ops[0])
+    facts = Facts(grown)
+    for op in mesh.membership.set.ops[1:]:
+        for i in grown.add_untrusted(op):
+            facts.add(i)
+    whole = facts_of(mesh)
+    for name in ("admissions", "bindings", "grants", "invites", "admits", "terms"):
+        assert getattr(facts, name) == getattr(whole, name)
+
+
+def test_a_reference_counts_only_if_it_was_known():
+    mesh = found(F)
+    mesh.bring(A)
+    far = mesh.of(A)
+    admission = mesh.admit(B, mesh.invite())
+    far.force(Kind.APPROVE, Approve(admission))
+    mesh.meet(far)
+    facts = facts_of(mesh)
+    approval = mesh.membership.set.last_of(A.node)
+    assert facts.dangling == {mesh.membership.set.index[approval.id]}
+    assert not facts.approvals
+    op = mesh.force(Kind.APPROVE, Approve(mesh.membership.set.ops[1].id))  # that is an invite
+    assert mesh.membership.set.index[op] in facts_of(mesh).dangling
+
+
+def test_cuts_name_what_they_cut():
+    mesh = found(F)
+    mesh.bring(A)
+    cut = mesh.membership.set.ops[1].id
+    op = mesh.force(Kind.REVOKE_USER, RevokeUser(A.user, Why.REMOVED, cut))
+    facts = facts_of(mesh)
+    assert facts.cuts == {mesh.membership.set.index[op]: 1}
+
+
+def test_numbers_count_in_turn_only():
+    mesh = found(F)
+    for number in (1, 3, 2, 2, 3):
+        mesh.force(Kind.EPOCH, Numbered(number, b""))
+    facts = facts_of(mesh)
+    assert [number for number, _ in facts.numbered[Kind.EPOCH]] == [1, 2, 3]
+    assert facts.next_number(Kind.EPOCH) == 4
+    assert facts.next_number(Kind.COMMITTEE) == 1
+
+
+def test_a_fork_seen_is_both_operations_in_one_past():
+    mesh = found(F)
+    mesh.bring(A)
+    one, other = mesh.of(A), mesh.of(A)
+    one.force(Kind.GRANT, Grant(A.user, UserRole.ADMIN))
+    other.force(Kind.GRANT, Grant(A.user, UserRole.ADMITTER))
+    one.tell(mesh)
+    mesh.invite()
+    early = mesh.membership.set.heads[0].id
+    other.tell(mesh)
+    mesh.invite()
+    ops, facts = mesh.membership.set, facts_of(mesh)
+    assert facts.forked_at(A.node) == 0
+    assert facts.forked_at(F.node) is None
+    assert not facts.saw_fork(A.node, ops.past[ops.index[early]])
+    assert facts.saw_fork(A.node, ops.past[ops.index[ops.heads[0].id]])
+    assert isinstance(ops.ops[0], Operation)

@@ -1,0 +1,142 @@
+import pytest
+
+from core.device_cert import Role
+from core.errors import FormatError, IntegrityError, NewerFormat
+from mesh.members.bodies import Kind, RevokeUser, UserRole
+from mesh.members.bodies import Reason as Why
+from mesh.members.membership import LOG_HEADER, Membership, log_record
+from mesh.members.rules import Void
+from tests.support.memberships import NOW_MS, a_mesh, found, genesis_of, person
+
+F, A, B = map(person, "FAB")
+
+
+def test_the_file_is_read_as_it_was_written():
+    mesh = a_mesh(F, A)
+    data = mesh.membership.dump()
+    again, size = Membership.load_untrusted(data)
+    assert size == len(data)
+    assert again.dump() == data
+    assert again.news() == mesh.membership.news()
+    assert again.state == mesh.membership.state
+
+
+def test_the_file_grows_by_what_was_added():
+    mesh = found(F)
+    data = mesh.membership.dump()
+    assert data[: len(LOG_HEADER)] == LOG_HEADER
+    changes = mesh.author.next_epoch(bytes(32), NOW_MS)
+    data += b"".join(map(log_record, changes.added))
+    assert data == mesh.membership.dump()
+
+
+def test_a_torn_end_costs_what_was_torn_and_nothing_else():
+    mesh = a_mesh(F, A)
+    data = mesh.membership.dump()
+    last = len(log_record(mesh.membership.set.ops[-1]))
+    for cut in (1, 3, 4, 5, last - 1, last):
+        again, size = Membership.load_untrusted(data[:-cut])
+        assert size == len(data) - last
+        assert len(again.set) == len(mesh.membership.set) - 1
+    again, size = Membership.load_untrusted(data + bytes(100))  # room that was never written
+    assert size == len(data)
+
+
+def test_records_in_any_order_after_the_first():
+    ops = a_mesh(F, A, B).membership.set.ops
+    records = [log_record(op) for op in ops]
+    data = LOG_HEADER + b"".join([records[0], *reversed(records[1:])])
+    again, _ = Membership.load_untrusted(data)
+    assert len(again.set) == len(ops)
+
+
+@pytest.mark.parametrize("at", [0, 3, 20, 400, -30])
+def test_a_damaged_file_is_refused(at):
+    data = bytearray(a_mesh(F, A).membership.dump())
+    data[at] ^= 1
+    with pytest.raises((FormatError, IntegrityError)):
+        Membership.load_untrusted(bytes(data))
+
+
+def test_a_file_of_a_newer_portal():
+    with pytest.raises(NewerFormat):
+        Membership.load_untrusted(b"PTML\2" + bytes(10))
+    for short in (b"", b"PTML", LOG_HEADER):
+        with pytest.raises(FormatError):
+            Membership.load_untrusted(short)
+
+
+def test_changes_say_who_may_connect_and_who_no_longer():
+    mesh = a_mesh(F, A)
+    other = mesh.of(A)
+    mesh.bring(B)
+    changes = mesh.tell(other)
+    assert [op.kind for op in changes.added] == [Kind.INVITE, Kind.ADMIT]
+    assert changes.active == (B.node,)
+    assert changes.barred == ()
+    mesh.author.revoke_user(B.user, Why.COMPROMISED, NOW_MS)
+    changes = mesh.tell(other)
+    assert changes.barred == (B.node,)
+    assert mesh.tell(other).added == ()
+    mesh.author.next_epoch(bytes(32), NOW_MS)
+    assert mesh.tell(other).epoch == 1
+
+
+def test_what_is_wrong_does_not_keep_out_what_is_right():
+    mesh = a_mesh(F, A)
+    other, _ = Membership.load_untrusted(found(F).membership.dump())
+    ops = [op.data for op in mesh.membership.set.ops[1:]]
+    bad = bytearray(ops[0])
+    bad[-1] ^= 1
+    changes = other.receive_untrusted([b"", bytes(bad), *ops, genesis_of(A)])
+    assert len(changes.refused) == 3
+    assert len(changes.added) == len(ops)
+    assert other.state.hash() == mesh.membership.state.hash()
+
+
+def test_news_change_with_the_operations():
+    mesh = found(F)
+    news = mesh.membership.news()
+    assert news.heads == (mesh.membership.set.ops[0].id,)
+    mesh.author.next_epoch(bytes(32), NOW_MS)
+    later = mesh.membership.news()
+    assert later.epoch == 1
+    assert later.vector != news.vector
+    assert later.heads != news.heads
+
+
+def test_can_asks_for_both_kinds_of_roles_of_who_is_active():
+    mesh = found(F)
+    mesh.bring(A)
+    membership = mesh.membership
+    assert membership.can(F.node, Role.ADMIN)
+    assert membership.can(F.node, UserRole.ADMIN)
+    assert membership.can(A.node, Role.STORE)
+    assert not membership.can(A.node, Role.ADMIN)
+    assert not membership.can(A.node, UserRole.ADMITTER)
+    assert not membership.can(B.node, UserRole.MEMBER)
+    mesh.author.suspend_device(A.user, A.node, NOW_MS)
+    assert not membership.can(A.node, Role.STORE)
+
+
+def test_the_roster_follows():
+    mesh = found(F)
+    roster = mesh.membership.roster()
+    assert roster.mesh_id == mesh.membership.mesh_id
+    assert roster.member(A.node) is None
+    mesh.bring(A)
+    found_there = roster.member(A.node)
+    assert (found_there.node, found_there.user, found_there.name) == (A.node, A.user, "A")
+    mesh.author.revoke_user(A.user, Why.REMOVED, NOW_MS)
+    assert roster.member(A.node) is None
+    assert mesh.membership.member(A.node) is not None
+
+
+def test_a_void_operation_of_our_own_is_not_written():
+    mesh = found(F)
+    mesh.bring(A)
+    guest = mesh.of(A)
+    data = guest.author.next(Kind.REVOKE_USER, RevokeUser(F.user, Why.REMOVED), NOW_MS)
+    assert guest.membership.write(data) == Void.NO_QUORUM
+    assert len(guest.membership.set) == len(mesh.membership.set)
+    assert [m.node for m in guest.membership.devices(A.user)] == [A.node]
