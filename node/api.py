@@ -139,3 +139,126 @@ class ConfigReloaded(Answer, frozen=True):
 
     changed: list[str]  # what is in force now
     waiting: list[str]  # what needs a new start
+
+
+# --- the mesh -------------------------------------------------------------------------------------
+
+MESH = "/v1/mesh"
+JOIN = "/v1/mesh/join"
+INVITES = "/v1/mesh/invites"
+INVITE = "/v1/mesh/invites/{voucher}"
+PEERS = "/v1/mesh/peers"
+APPROVE = "/v1/mesh/approve"
+REVOKE = "/v1/mesh/revoke"
+SUSPEND = "/v1/mesh/suspend"
+
+
+class NewMesh(Question, frozen=True):
+    """Begin a mesh."""
+
+    name: str
+
+
+class JoinMesh(Question, frozen=True):
+    """Come into somebody else's, by an invite."""
+
+    invite: str
+
+
+class NewInvite(Question, frozen=True):
+    """Let somebody in."""
+
+    label: str = ""
+    quota_bytes: int = 0
+    lifetime_s: int = 86_400
+    approve: bool = False
+    admitter: bool = False  # may invite others
+
+
+class Who(Question, frozen=True):
+    """A member: the name of a device, or the beginning of an id."""
+
+    who: str
+
+
+class Mesh(Answer, frozen=True):
+    """The mesh this node is in."""
+
+    name: str
+    mesh: str
+    user: str
+    node: str
+    role: str
+    members: int  # devices that may connect
+    linked: int
+    listens_at: str
+
+
+class Invited(Answer, frozen=True):
+    """An invite, with the text that lets somebody in: show it to nobody else."""
+
+    invite: str
+    voucher: str
+    expires_s: int
+
+
+class InviteState(Answer, frozen=True):
+    """An invite and what became of it."""
+
+    voucher: str
+    label: str
+    state: str
+    expires_s: int
+    quota_bytes: int
+    approve: bool
+    came: list[str]  # names of devices
+
+
+class Invites(Answer, frozen=True):
+    """All of them; those that are good the longest come last."""
+
+    invites: list[InviteState]
+
+
+class Peer(Answer, frozen=True):
+    """A device of the mesh."""
+
+    name: str
+    node: str
+    user: str
+    standing: str
+    role: str
+    is_self: bool
+    linked: bool
+    address: str | None = None
+    rtt_ms: float | None = None
+    ways: str = ""  # a line for each way, as measured
+    words: str = ""  # to compare by voice, of a device that waits for approval
+
+
+class Peers(Answer, frozen=True):
+    """All devices, ours among them."""
+
+    peers: list[Peer]
+
+
+class LinkChanged(Answer, frozen=True):
+    """A link to a peer has come or gone."""
+
+    node: str
+    name: str
+    is_up: bool
+    why: str = ""
+
+
+class MembersChanged(Answer, frozen=True):
+    """The list of members has changed: who came, who is out, or what it says of invites."""
+
+    came: list[str]
+    barred: list[str]
+
+
+class JoinWaits(Answer, frozen=True):
+    """A member has to approve us first; both compare these words."""
+
+    words: str

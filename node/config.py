@@ -12,6 +12,7 @@
     log_level = "info"
     metrics = "127.0.0.1:9464"       answers /metrics and /healthz there; else nowhere
     control_socket = "/run/..."      where PORTAL_HOME is too long a path for node.sock
+    listen = "[::]:27272"            where peers find this node (UDP), or a bare port
 
     option > environment > profile, then what it inherits > top level > built-in
 
@@ -21,7 +22,7 @@ in it must not pass for a backup of less than was meant.
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,9 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+DEFAULT_PORT = 27272  # of links, UDP; the next free one if it is taken
+
+
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
     """What the daemon is told: the table [node]."""
@@ -97,6 +101,7 @@ class NodeSettings:
     log_level: str = "info"
     metrics: Address | None = None
     control_socket: Path | None = None
+    listen: Address = Address("::", DEFAULT_PORT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -451,6 +456,12 @@ def _all(one: Callable[[_Context, object], Any]) -> Callable[[_Context, object],
     return read
 
 
+def _listen(context: _Context, value: object) -> Address:
+    found = _address(context, value)
+    bare = isinstance(value, int) or str(value).lstrip(":").isdigit()  # metrics stay at home then
+    return replace(found, host="::") if bare else found
+
+
 _Setting = Callable[[_Context, object], Any]
 _PERIODS = ("hourly", "daily", "weekly", "monthly", "yearly")
 _SETTINGS: dict[str, _Setting] = {
@@ -480,5 +491,6 @@ _NODE_SETTINGS: dict[str, _Setting] = {
     "log_level": _level,
     "metrics": _address,
     "control_socket": _path,
+    "listen": _listen,
 }
 _RENAMED = {"hooks.timeout": "hooks.timeout_s"}  # in the file a time has its unit with it

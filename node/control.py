@@ -87,18 +87,29 @@ class Control:
         """Ask."""
         return self._ask("GET", path, b"", wanted)
 
-    def post(self, path: str, wanted: type[Wanted], question: api.Question | None = None) -> Wanted:
-        """Ask for something to be done."""
+    def post(
+        self,
+        path: str,
+        wanted: type[Wanted],
+        question: api.Question | None = None,
+        *,
+        patient: bool = False,
+    ) -> Wanted:
+        """Ask for something to be done; `patient` waits however long that takes."""
         body = b"" if question is None else msgspec.json.encode(question)
-        return self._ask("POST", path, body, wanted)
+        return self._ask("POST", path, body, wanted, patient=patient)
 
     def delete(self, path: str, wanted: type[Wanted]) -> Wanted:
         """Ask for something to be taken away."""
         return self._ask("DELETE", path, b"", wanted)
 
-    def _ask(self, method: str, path: str, body: bytes, wanted: type[Wanted]) -> Wanted:
+    def _ask(
+        self, method: str, path: str, body: bytes, wanted: type[Wanted], *, patient: bool = False
+    ) -> Wanted:
         with _Question(self._connect()) as question:
             question.ask(method, path, body)
+            if patient:
+                question.wait_for_ever()
             answer = bytearray()
             for part in question.answer():
                 answer += part

@@ -12,11 +12,12 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 from core import keystore, limits, phrase
-from core.crypto import Entropy, system_entropy
+from core.crypto import Entropy, SigningKey, system_entropy
 from core.device_cert import DeviceCert, Role
 from core.errors import IntegrityError, KeystoreError, PortalError, Unavailable, WrongKey
 from core.files import create_private, read_bounded, sync_directory
@@ -39,6 +40,7 @@ KEYSTORE = "keystore"
 DEVICE_KEY = "device.key"
 _LOCK = "keystore.lock"
 _PHRASE = "recovery entropy"  # an extra: E, until its owner has a copy on paper
+_SHARE_SEED = "share seed 0"  # an extra: what others seal to for this person
 _HOME_MODE = 0o700
 _SERIAL_BYTES = 8
 
@@ -168,6 +170,37 @@ class Identity:
     def forget_phrase(self) -> None:
         """Take the phrase off this machine: its owner has it on paper. Again is no error."""
         self._change(lambda opened: opened.contents.extras.pop(_PHRASE, None))
+
+    # --- in a mesh --------------------------------------------------------------------------------
+
+    def share_seed(self, root: Root | None = None) -> Secret:
+        """What others seal to for this person; made from the phrase where it is not here yet."""
+        if _SHARE_SEED not in self._keystore.contents.extras:
+
+            def change(opened: Keystore) -> None:
+                seed = self._root(opened.contents, root).share_seed(0)
+                opened.contents.extras[_SHARE_SEED] = seed
+
+            self._change(change)
+        return self._keystore.contents.extras[_SHARE_SEED]
+
+    def add_roles(self, roles: Role, root: Root | None = None) -> None:
+        """Let this device do more in the name of its user: a new certificate, by the phrase."""
+        if roles in self.cert.roles:
+            return
+
+        def change(opened: Keystore) -> None:
+            old = DeviceCert.open_untrusted(opened.contents.cert)
+            new = replace(old, roles=old.roles | roles)
+            user = self._root(opened.contents, root).user_identity()
+            opened.contents = replace(opened.contents, cert=new.signed_by(user))
+
+        self._change(change)
+        self.cert = DeviceCert.open_untrusted(self._keystore.contents.cert)
+
+    def user_key(self, root: Root | None = None) -> SigningKey:
+        """The key of this person, for what no device may do alone; while the phrase is here."""
+        return self._root(self._keystore.contents, root).user_identity()
 
     # --- slots ------------------------------------------------------------------------------------
 
@@ -368,7 +401,8 @@ def _new_device(root: Root, name: str, now_s: int, entropy: Entropy) -> Contents
         serial=entropy(_SERIAL_BYTES),
         epoch=0,
     )
-    return Contents(device, cert.signed_by(root.user_identity()))
+    extras = {_SHARE_SEED: root.share_seed(0)}
+    return Contents(device, cert.signed_by(root.user_identity()), extras=extras)
 
 
 def _providers_for(

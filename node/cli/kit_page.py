@@ -62,14 +62,17 @@ def html_page(kit: "RecoveryKit") -> Secret:
 
 
 def terminal_qr(kit: "RecoveryKit") -> Secret:
-    """The QR code in half blocks, light on dark whatever the terminal's colours are."""
+    """The QR code of a kit."""
+    return Secret(text_qr(kit.text().reveal().decode()).encode())
+
+
+def text_qr(text: str) -> str:
+    """A QR code in half blocks, light on dark whatever the terminal's colours are."""
     import io
 
     drawn = io.StringIO()
-    code = _code(kit.text().reveal().decode())
-    code.terminal(out=drawn, border=_QUIET_ZONE_MODULES, compact=True)
-    lines = drawn.getvalue().splitlines()
-    return Secret("\n".join(f"\033[97;40m{line}\033[0m" for line in lines).encode())
+    _code(text).terminal(out=drawn, border=_QUIET_ZONE_MODULES, compact=True)
+    return "\n".join(f"\033[97;40m{line}\033[0m" for line in drawn.getvalue().splitlines())
 
 
 def _code(text: str) -> Any:

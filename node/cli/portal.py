@@ -14,6 +14,7 @@ from node.cli.health import check, copy, repair, rewrite, stats
 from node.cli.keep import forget, gc, undelete
 from node.cli.keys import key, recovery_kit
 from node.cli.look import cat, diff, dump, find, ls
+from node.cli.mesh import approve, invite, invites, join, mesh, peers, revoke, suspend, whoami
 from node.cli.restore import restore
 from node.cli.schedule import schedule
 from node.cli.settings import config
@@ -31,6 +32,7 @@ for _command in (
     *(backup, restore, snapshots, ls, find, diff, cat, dump, tag, pin),
     *(forget, undelete, gc, check, repair, stats, copy, rewrite),
     *(init, key, recover, recovery_kit, vault),
+    *(mesh, invite, invites, join, peers, whoami, approve, revoke, suspend),
     *(schedule, config, completion, benchmark),
 ):
     portal.add_command(_command)

@@ -63,8 +63,11 @@ def run_command(*, log_level: str | None, log_json: bool, metrics: str | None) -
     log = logs.Log(logs.Sink(logs.to_stderr, form=form, level=level))
     with only_one(place.home, place.control_socket()), logs.routed(log):
         from node.frame import Frame
+        from node.mesh_door import MeshDoor
 
-        return run.run_trio(Frame(place, log).run)
+        frame = Frame(place, log)
+        MeshDoor(frame)
+        return run.run_trio(frame.run)
 
 
 @portal_node.command()

@@ -275,6 +275,22 @@ def test_the_daemon_has_a_table_of_its_own(read):
 
 
 @pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("", "[::]:27272"),
+        ("listen = 4000", "[::]:4000"),
+        ("listen = '4000'", "[::]:4000"),
+        ("listen = ':4000'", "[::]:4000"),
+        ("listen = '127.0.0.1:0'", "127.0.0.1:0"),
+        ("listen = '[::1]:4000'", "[::1]:4000"),
+        ("listen = '0.0.0.0:4000'", "0.0.0.0:4000"),
+    ],
+)
+def test_where_peers_find_this_node(read, text, address):
+    assert str(read(f"[node]\n{text}").node.listen) == address
+
+
+@pytest.mark.parametrize(
     ("text", "host", "port", "loopback"),
     [
         ("127.0.0.1:9464", "127.0.0.1", 9464, True),
@@ -314,6 +330,9 @@ def test_no_addresses(text):
         ("[node]\nmetrics = true", "node.metrics must be an address"),
         ("[node]\nmetrics = 'box:1'", "node.metrics: 'box:1' is no address"),
         ("[node]\nmetrics = 70000", "no address"),
+        ("[node]\nlisten = true", "node.listen must be an address"),
+        ("[node]\nlisten = 70000", "no address"),
+        ("[node]\nlisten = 'box:1'", "node.listen: 'box:1' is no address"),
         ("[node]\ncontrol_socket = 'here'", "node.control_socket must be a path that begins"),
     ],
 )

@@ -464,3 +464,23 @@ def test_nothing_secret_shows(home):
     secrets += [mine.device.sign_seed.reveal().hex(), " ".join(words[:2])]
     assert not [s for s in secrets for text in shown if s in text]
     assert RecoveryProvider(root_of(mine)).slot_type in kinds(mine)
+
+
+# --- in a mesh ------------------------------------------------------------------------------------
+
+
+def test_a_device_is_let_do_more_by_the_phrase_alone_and_for_good(home):
+    mine = somebody(home)
+    root, node, seed = root_of(mine), mine.node, mine.share_seed().reveal()
+    assert seed == root.share_seed(0).reveal()
+    mine.forget_phrase()
+    with pytest.raises(KeystoreError, match="recovery phrase"):
+        mine.add_roles(Role.ADMIN)
+    with pytest.raises(WrongKey, match="not the one"):
+        mine.add_roles(Role.ADMIN, a_person())
+    assert Role.ADMIN not in identity.open(home).cert.roles
+    mine.add_roles(Role.ADMIN, root)
+    found = identity.open(home)
+    assert found.cert.roles == mine.cert.roles == Role.laptop() | Role.ADMIN
+    assert (found.node, found.share_seed().reveal()) == (node, seed)
+    assert found.user_key(root).public == found.user
