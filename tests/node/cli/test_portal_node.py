@@ -126,7 +126,7 @@ def test_events_are_json_lines_until_the_node_ends(tmp_path):
             assert node.end()[0] == 0
             told = [json.loads(line) for line in events.stdout]
         assert events.returncode == 0
-        assert told[0]["data"] == {"service": "control", "state": "stopping"}
+        assert told[0]["data"] == {"service": "mesh", "state": "stopping"}
         assert told[-1]["data"] == {"why": "stopping"}
 
 
