@@ -103,9 +103,10 @@ class Gate:
         while (frame := await read_frame(stream, limits.PAIR_STRANGER_BYTES_MAX)) is not None:
             if frame.kind != FrameType.PAIR:
                 continue  # a PING: the packet alone has kept the connection alive
-            outcome = visit.greeter.receive_untrusted(frame.body, self._now_ms())
-            if await self._settle(stream, outcome):
-                return
+            async with visit.turn:
+                outcome = visit.greeter.receive_untrusted(frame.body, self._now_ms())
+                if await self._settle(stream, outcome):
+                    return
 
     async def _tell_later(
         self, stream: QuicStream, visit: "_Visit", done: trio.CancelScope
@@ -115,8 +116,9 @@ class Gate:
             while True:
                 await visit.changed.wait()
                 visit.changed = trio.Event()
-                if await self._settle(stream, visit.greeter.on_change()):
-                    done.cancel()
+                async with visit.turn:
+                    if await self._settle(stream, visit.greeter.on_change()):
+                        done.cancel()
 
     async def _settle(self, stream: QuicStream, outcome: Outcome) -> bool:
         """Write, tell the others, answer; whether that was all."""
@@ -139,6 +141,7 @@ class _Visit:
     def __init__(self, greeter: Greeter) -> None:
         self.greeter = greeter
         self.changed = trio.Event()
+        self.turn = trio.Lock()  # of answering: what was said first is answered first
 
 
 async def come_in(
@@ -201,7 +204,9 @@ async def _talk(
         newcomer = visitor(connection.leaf)
         with trio.fail_after(limits.PAIR_SECONDS_MAX):
             stream = await connection.accept_stream()
-            return await _stay_for(stream, _converse(stream, newcomer, now_ms, waiting))
+            turn = trio.Lock()  # of sending: a PING may be due while we say something
+            talk = _converse(stream, turn, newcomer, now_ms, waiting)
+            return await _stay_for(stream, turn, talk)
     except trio.TooSlowError as e:
         raise Unreachable("nobody has answered in time") from e
     except FormatError as e:
@@ -217,6 +222,7 @@ async def _talk(
 
 async def _converse(
     stream: QuicStream,
+    turn: trio.Lock,
     newcomer: Visitor,
     now_ms: Callable[[], int],
     waiting: Callable[[bytes], None],
@@ -230,16 +236,17 @@ async def _converse(
         progress = newcomer.receive_untrusted(frame.body, now_ms() // 1_000)
         if progress.waiting:
             waiting(progress.waiting)
-        for message in progress.messages:
-            await _say(stream, message)
+        async with turn:
+            for message in progress.messages:
+                await _say(stream, message)
         if progress.membership is not None:
             return progress
 
 
-async def _stay_for(stream: QuicStream, talk: Awaitable[Progress]) -> Progress:
+async def _stay_for(stream: QuicStream, turn: trio.Lock, talk: Awaitable[Progress]) -> Progress:
     """What comes of the talk; the connection is kept while somebody thinks about us."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_stay, stream)
+        nursery.start_soon(_stay, stream, turn)
         try:
             found: Progress | Exception = await talk
         except (PortalError, *_BROKEN) as e:
@@ -250,12 +257,13 @@ async def _stay_for(stream: QuicStream, talk: Awaitable[Progress]) -> Progress:
     return found
 
 
-async def _stay(stream: QuicStream) -> None:
+async def _stay(stream: QuicStream, turn: trio.Lock) -> None:
     with suppress(*_BROKEN):  # whoever talks sees it as well
         while True:
             with trio.move_on_after(limits.LINK_SILENCE_SECONDS):
                 await trio.sleep_forever()
-            await stream.send_all(frames.encode(FrameType.PING, True))
+            async with turn:
+                await stream.send_all(frames.encode(FrameType.PING, True))
 
 
 async def _say(stream: QuicStream, message: bytes) -> None:

@@ -8,7 +8,7 @@ import trio
 
 from core import codec, limits
 from core.secret import Secret
-from mesh import frames
+from mesh import frames, gate
 from mesh.errors import NotTrusted, Unreachable
 from mesh.frames import FrameType
 from mesh.gate import come_in
@@ -138,6 +138,42 @@ def test_who_must_be_approved_waits_and_comes_in_when_somebody_says_yes():
             await ann.mesh.gossip.publish(ann.mesh.author.approve(pending.operation, NOW_MS))
             await town.until(lambda: joined != [], within_s=5)
         assert joined[0].membership.member(EVE.node).is_active
+
+    play(scene)
+
+
+@pytest.mark.slow
+def test_an_approval_that_comes_while_we_still_answer_waits_for_its_turn(monkeypatch):
+    say, saying = gate._say, []
+
+    async def slowly(stream, message):
+        assert stream not in saying, "two answers at once"
+        saying.append(stream)
+        with trio.move_on_after(1):
+            await trio.sleep_forever()
+        await say(stream, message)
+        saying.remove(stream)
+
+    monkeypatch.setattr(gate, "_say", slowly)
+
+    async def scene(town):
+        ann, bob = town.seats
+        await town.until(lambda: ann.linked() == {bob.node})
+        invitation = await invited(ann, approve=True)
+        voucher = invitation.voucher().public
+        await town.until(lambda: bob.mesh.membership.invite(voucher) is not None)
+        eve, joined = await outside(town), []
+
+        async def join():
+            joined.append(await eve.join(bob.mesh.local, invitation))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(join)
+            await town.until(lambda: ann.mesh.membership.pending() != [])
+            (pending,) = ann.mesh.membership.pending()
+            await ann.mesh.gossip.publish(ann.mesh.author.approve(pending.operation, NOW_MS))
+            await town.until(lambda: joined != [])
+        assert len(eve.waited_for) == 1  # WAIT came, and before WELCOME
 
     play(scene)
 
