@@ -62,7 +62,8 @@ class Own:
     boot_id: bytes  # names the running system
     now_ms: Callable[[], int]
     places: Callable[[], Iterable[Place]]  # where it can be found
-    doors: Callable[[], tuple[TcpDoor | None, UnixDoor | None]] = lambda: (None, None)
+    tcp: TcpDoor | None = None  # where lanes come in
+    unix: UnixDoor | None = None
     engines: frozenset[Kind] = frozenset(Kind)
     chance: Callable[[], float] = lambda: 0.5
     entropy: Entropy = field(default=system_entropy, repr=False)
@@ -106,8 +107,7 @@ class Mesh:
         self.gossip = Gossip(self.links, membership, keeper.save_members, own.chance)
         hints = Hints(self.paths.kind, self.paths.datagram_bytes)
         self.whereabouts = Whereabouts(self.links, context, keeper.save_records, own.places, hints)
-        self._tcp, unix = own.doors()
-        doors = Doors([door for door in (self._tcp, unix) if door is not None])
+        doors = Doors([door for door in (own.tcp, own.unix) if door is not None])
         self.bulk = Bulk(self.links, doors, self.paths, tag, self._tcp_port)
         self.author = Author(membership, speaker.key)
         self.gate = Gate(self.author, self.leaf.der, self.gossip, own.now_ms, own.entropy)
@@ -176,7 +176,7 @@ class Mesh:
         self.whereabouts.saw(link, address)
 
     def _tcp_port(self) -> int:
-        return self._tcp.port if self._tcp is not None else 0
+        return self.own.tcp.port if self.own.tcp is not None else 0
 
     def _load(self) -> int:
         return 0

@@ -175,14 +175,14 @@ class MeshService:
         def places() -> list[Place]:
             return [Place(PlaceKind.LOCAL, address) for address in _reached_at(wire.local)]
 
-        tcp, unix = TcpDoor(), UnixDoor(self.files.folder)
         own = Own(
             keys=identity.device,
             cert=identity.cert_bytes,
             boot_id=_boot_id(),
             now_ms=now_ms,
             places=places,
-            doors=lambda: (tcp, unix),
+            tcp=TcpDoor(),
+            unix=UnixDoor(self.files.folder),
             chance=_chance,
         )
         mesh = Mesh(wire, own, membership, self.files)
@@ -192,21 +192,26 @@ class MeshService:
         assert self._nursery is not None
         await self._nursery.start(mesh.run)
         self._mesh = mesh
-        if (door := self.files.door()) is not None:
-            # Where somebody once let us in: until we know more, anybody may be there.
-            for member in membership.members():
-                mesh.whereabouts.hint(member.node, [door])
-            mesh.keep_links()
         self._log.info("in the mesh", mesh=membership.state.name, listens_at=str(wire.local))
 
     def _remember(self, mesh: Mesh) -> None:
         """Where others were last; what cannot be read only costs time."""
-        try:
-            records = self.files.records()
-            if records is not None:
-                mesh.whereabouts.book.load_untrusted(records, now_ms())
-        except (PortalError, OSError) as e:
-            self._log.warning("records are not used", error=e)
+        for name, recall in (("records are", self._recall_records), ("door is", self._recall_door)):
+            try:
+                recall(mesh)
+            except (PortalError, OSError) as e:
+                self._log.warning(f"{name} not used", error=e)
+
+    def _recall_records(self, mesh: Mesh) -> None:
+        records = self.files.records()
+        if records is not None:
+            mesh.whereabouts.book.load_untrusted(records, now_ms())
+
+    def _recall_door(self, mesh: Mesh) -> None:
+        """Where somebody once let us in: until we know more, anybody may be there."""
+        if (door := self.files.door()) is not None:
+            for member in mesh.membership.members():
+                mesh.whereabouts.hint(member.node, [door])
 
     def _bound(self, host: str, port: int) -> UdpWire:
         """The address that was asked for, with any port if that one is taken.

@@ -148,6 +148,30 @@ def test_who_is_invited_comes_in_and_both_are_linked(tmp_path):
     play(scene)
 
 
+@pytest.mark.parametrize("door", ["as it was", "nonsense"])
+def test_without_records_the_door_leads_back_and_a_broken_door_stops_nobody(tmp_path, door):
+    async def scene():
+        async with a_mesh(tmp_path, "ann", "bob") as seats:
+            nodes = {seat.node for seat in seats}
+            at = [seat.service.mesh.local.port for seat in seats]
+        for name in ("ann", "bob"):  # neither remembers the other
+            (tmp_path / name / "mesh" / "records").unlink(missing_ok=True)
+        if door == "nonsense":
+            (tmp_path / "bob" / "mesh" / "door").write_bytes(b"nonsense")
+        again = [
+            Seat(tmp_path, n, listen=ListenAt("127.0.0.1", p))
+            for n, p in zip(("ann", "bob"), at, strict=True)
+        ]
+        async with running(*again):
+            if door == "nonsense":
+                assert any("door is not used" in line for line in again[1].lines)
+            else:
+                for seat in again:
+                    await seat.until(lambda seat=seat: seat.peers() == nodes - {seat.node})
+
+    play(scene)
+
+
 def test_it_is_in_the_mesh_again_after_a_restart_whatever_became_of_the_records(tmp_path):
     async def scene():
         async with a_mesh(tmp_path, "ann", "bob") as seats:
