@@ -53,22 +53,6 @@ class Door(ABC, Generic[Accepted]):
         """What the lane runs over; trio.BrokenResourceError if they speak something else."""
 
 
-class OneAtATime:
-    """A part of a stream that two tasks must not use at once: their bytes would mix."""
-
-    def __init__(self, complaint: str) -> None:
-        self._complaint = complaint
-        self.busy = False
-
-    def __enter__(self) -> None:
-        if self.busy:
-            raise trio.BusyResourceError(self._complaint)
-        self.busy = True
-
-    def __exit__(self, *_exception: object) -> None:
-        self.busy = False
-
-
 class Held:
     """What ends with each link."""
 

@@ -15,8 +15,9 @@ from core import limits
 from core.errors import PortalError
 from core.ids import NodeId
 from mesh.errors import Unreachable
-from mesh.lanes.lane import Buffer, Door, OneAtATime, Raw
+from mesh.lanes.lane import Buffer, Door, Raw
 from mesh.lanes.offer import Kind, MemoryWay
+from mesh.quic.stream import OneAtATime
 from mesh.wire import Address
 
 

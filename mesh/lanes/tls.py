@@ -15,8 +15,9 @@ from contextlib import contextmanager, suppress
 import trio
 
 from core import limits
-from mesh.lanes.lane import Buffer, OneAtATime
+from mesh.lanes.lane import Buffer
 from mesh.leaf import Leaf
+from mesh.quic.stream import OneAtATime
 
 _HANDSHAKE_READ_BYTES = 16 * limits.KIB
 

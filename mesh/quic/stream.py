@@ -20,20 +20,20 @@ _SMALL_BYTES = 1_024  # what arrives in smaller pieces is joined
 _GONE = 0  # the code of every reset: the reasons travel in frames, where somebody reads them
 
 
-class _OneAtATime:
+class OneAtATime:
     """A part of a stream that two tasks must not use at once: their bytes would mix."""
 
     def __init__(self, complaint: str) -> None:
         self._complaint = complaint
-        self._busy = False
+        self.busy = False
 
     def __enter__(self) -> None:
-        if self._busy:
+        if self.busy:
             raise trio.BusyResourceError(self._complaint)
-        self._busy = True
+        self.busy = True
 
     def __exit__(self, *_exception: object) -> None:
-        self._busy = False
+        self.busy = False
 
 
 class Owner(Protocol):
@@ -71,8 +71,8 @@ class QuicStream(trio.abc.HalfCloseableStream):
         self._forgotten = False
         self._readable = trio.lowlevel.ParkingLot()
         self._writable = trio.lowlevel.ParkingLot()
-        self._sending = _OneAtATime("another task is sending on this stream")
-        self._receiving = _OneAtATime("another task is receiving from this stream")
+        self._sending = OneAtATime("another task is sending on this stream")
+        self._receiving = OneAtATime("another task is receiving from this stream")
 
     @property
     def unread_bytes(self) -> int:

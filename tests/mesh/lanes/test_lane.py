@@ -8,9 +8,10 @@ import trio
 import trio.testing
 
 from core import limits
-from mesh.lanes.lane import Held, Lane, OneAtATime, Raw, read_exactly
+from mesh.lanes.lane import Held, Lane, Raw, read_exactly
 from mesh.lanes.memory import memory_pair
 from mesh.lanes.offer import Kind
+from mesh.quic.stream import OneAtATime
 from tests.support.lanes import in_house, open_files
 
 pytestmark = pytest.mark.slow
