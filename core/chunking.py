@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from core import limits, native
+from core.buffers import Buffers
 from core.errors import FormatError, NewerFormat
 from core.hashing import keyed
 from core.limits import KIB, MIB
@@ -157,13 +158,16 @@ def params_untrusted(name: str) -> ChunkerParams:
 
 
 class Chunker:
-    """A parameter set with its key. It keeps no state, so threads may share one."""
+    """A parameter set with its key. Threads may share one."""
 
     def __init__(self, params: ChunkerParams, key: Secret, *, kernel: Kernel | None = None) -> None:
         if len(key) != limits.KEY_BYTES:
             raise FormatError(f"the key of a chunker has {limits.KEY_BYTES} bytes")
         self.params = params
         self._scan = params.scan(kernel or native.kernel(), key)
+        # Twice max, so that the tail carried over is less than what is read anew.
+        self._batch_bytes = max(limits.READ_BUFFER_BYTES, 2 * params.max_bytes)
+        self._buffers = Buffers(self._batch_bytes)
 
     def cuts(self, data: Buffer, *, final: bool) -> list[int]:
         """The ends of the chunks in `data`, which must begin where a chunk begins.
@@ -173,26 +177,29 @@ class Chunker:
         """
         return self._scan(data, final)
 
-    def split(self, read: Callable[[int], bytes]) -> Iterator[memoryview]:
-        """The chunks of a stream; `read(n)` gives at most n bytes, and b"" at its end.
+    def split(
+        self, read_into: Callable[[memoryview], int], size: int | None = None
+    ) -> Iterator[memoryview]:
+        """The chunks of a stream; `read_into(view)` says how much it has put in, 0 at the end.
 
-        Each chunk is a view of an immutable buffer and may be kept or handed to a thread.
+        Of a stream that is `size` long no more is read. Each chunk may be kept or handed to a
+        thread: what is looked at is not written to again.
         """
-        # Twice max, so that the tail carried over is less than what is read anew.
-        batch_bytes = max(limits.READ_BUFFER_BYTES, 2 * self.params.max_bytes)
         tail = memoryview(b"")
+        missing = self._batch_bytes if size is None else size
         final = False
         while not final:
-            parts = [tail]
-            missing = batch_bytes - len(tail)
-            while missing and not final:
-                part = read(missing)
-                missing -= len(part)
-                parts.append(memoryview(part))
-                final = not part
-            batch = memoryview(b"".join(parts))
+            room = self._buffers.take(min(self._batch_bytes, len(tail) + missing))
+            room[: len(tail)] = tail
+            end, wanted = len(tail), len(room)
+            while end < wanted and (count := read_into(room[end:])):
+                end += count
+            if size is not None:
+                missing -= end - len(tail)
+            final = end < wanted or missing == 0
+            batch = room[:end].toreadonly()
             start = 0
-            for end in self.cuts(batch, final=final):
-                yield batch[start:end]
-                start = end
+            for cut in self.cuts(batch, final=final):
+                yield batch[start:cut]
+                start = cut
             tail = batch[start:]

@@ -23,7 +23,7 @@ def nothing_known(_kind: Kind, _tag: bytes) -> bool:
 
 
 def cut_large(
-    read: Callable[[int], bytes],
+    read_into: Callable[[memoryview], int],
     chunker: Chunker,
     *,
     known: Known = nothing_known,
@@ -31,7 +31,7 @@ def cut_large(
 ) -> Batches:
     """The pieces of one stream, cut by content; every one of them a chunk of its own."""
     batch, size = list[Chunk](), 0
-    for piece in chunker.split(read):
+    for piece in chunker.split(read_into):
         size += len(piece)
         tag = tag_of(kind, piece)
         if not known(kind, tag):

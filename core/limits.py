@@ -90,6 +90,7 @@ TAR_MEMBER_BYTES_MAX = 1 << 62
 STREAM_BUFFERS = 3  # of `warp stream`: one is filled, one sealed, one written
 
 READ_BUFFER_BYTES = 8 * MIB  # one read of a large file; its pieces are views of it
+READ_BUFFERS_KEPT_MAX = 16  # used again; what is in flight may hold as many more
 THREAD_HOP_BYTES = 4 * MIB  # what one trip to a worker thread carries, so that the trip is free
 PIPELINE_BYTES_MAX = 64 * MIB  # chunks between `put` and the delivery of their pack
 PIPELINE_ITEMS_MAX = 1_024  # in flight, however small they are

@@ -17,6 +17,7 @@ from typing import Generic, NamedTuple, TypeVar
 import trio
 
 from core import limits
+from core.buffers import is_looked_at
 from core.compress import Mode
 from core.intake import Batches
 from core.pack import Pack, PackKeys, PackWriter, Slot
@@ -160,7 +161,7 @@ class Packer:
         # Whoever kept the bytes without copying them gets an error now, not another pack; a part of
         # them that somebody still looks at is left alone.
         pack.data.release()
-        if size == _FULL_BYTES and not _is_looked_at(buffer):
+        if size == _FULL_BYTES and not is_looked_at(buffer):
             self._spare_buffers.append(buffer)
 
     async def _sealed(self, frames: Sequence[Frame], buffer: bytearray) -> Pack:
@@ -240,16 +241,6 @@ def _shares(frames: Sequence[Frame]) -> Iterator[list[Frame]]:
             share, size = [], 0
     if share:
         yield share
-
-
-def _is_looked_at(buffer: bytearray) -> bool:
-    """Whether there is a view of the buffer anywhere: only then it cannot change its length."""
-    try:
-        buffer.pop()
-    except BufferError:
-        return True
-    buffer.append(0)
-    return False
 
 
 def _seal(slots: Sequence[Slot]) -> None:

@@ -49,9 +49,11 @@ class Gather:
         """A small file."""
         return Content(Form.SMALL, self._small(self._files, Kind.SMALL_FILE, data))
 
-    def large(self, read: Callable[[int], bytes]) -> Iterator[Extent]:
+    def large(
+        self, read_into: Callable[[memoryview], int], size: int | None = None
+    ) -> Iterator[Extent]:
         """A stream, cut; the caller takes chunks while it goes on."""
-        for piece in self._chunker.split(read):
+        for piece in self._chunker.split(read_into, size):
             tag = tag_of(Kind.CUT, piece)
             if not self._known(Kind.CUT, tag):
                 self._put(Chunk.of_piece(Kind.CUT, piece, tag))

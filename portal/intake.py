@@ -4,6 +4,8 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 from core import limits
+from core.buffers import filled_by
+from core.crypto import Buffer
 from core.errors import LimitExceeded
 from core.pieces import Chunk
 from core.tree.content import OpenFile, open_file, read_small, read_xattrs
@@ -56,7 +58,7 @@ class Intake:
         small = read_small(self._source, entry)
         return self.small(small.entry, small.data, changed=small.changed)
 
-    def small(self, entry: Entry, data: bytes, *, changed: bool) -> Row:
+    def small(self, entry: Entry, data: Buffer, *, changed: bool) -> Row:
         """A small file that has been read."""
         if changed:
             self._report(entry.path, Changed(TORN))
@@ -124,7 +126,7 @@ class Intake:
                 extents.append(Extent(run.offset - at, HOLE))
             stretch = _Stretch(file, run.offset, run.length, self.progress)
             if run.length > limits.SMALL_FILE_BYTES_MAX:
-                for extent in self._gather.large(stretch.read):
+                for extent in self._gather.large(stretch.read_into, run.length):
                     extents.append(extent)
                     if self._gather.is_full:
                         yield self._gather.take()
@@ -139,7 +141,7 @@ class Intake:
     def stream(self, entry: Entry, read: Callable[[int], bytes]) -> Chunks:
         """What comes through a pipe, as a file; its size is found out."""
         extents = list[Extent]()
-        for extent in self._gather.large(read):
+        for extent in self._gather.large(filled_by(read)):
             extents.append(extent)
             self.progress.read_bytes += extent.length
             if self._gather.is_full:
@@ -162,9 +164,17 @@ class _Stretch:
 
     def read(self, size: int) -> bytes:
         data = self._file.read_at(self.at, min(size, self._end - self.at))
-        self.at += len(data)
-        self._progress.read_bytes += len(data)
+        self._went_on(len(data))
         return data
+
+    def read_into(self, view: memoryview) -> int:
+        count = self._file.read_into(self.at, view[: self._end - self.at])
+        self._went_on(count)
+        return count
+
+    def _went_on(self, count: int) -> None:
+        self.at += count
+        self._progress.read_bytes += count
 
 
 def link_mark(entry: Entry) -> bytes:

@@ -250,7 +250,7 @@ class Scan:
                 return None
             entry = entry_of_row(_joined(path, name), found, listing.dev)
             try:
-                return read_small(self._source, entry).data
+                return bytes(read_small(self._source, entry).data)
             except (OSError, PortalError) as e:
                 self._trouble(entry.path, e)
                 return None

@@ -82,9 +82,11 @@ class Builder:
         self.totals.new_bytes += size
         return extent
 
-    def large(self, read: Callable[[int], bytes]) -> Iterator[Extent]:
+    def large(
+        self, read_into: Callable[[memoryview], int], size: int | None = None
+    ) -> Iterator[Extent]:
         """Put a stream in, cut by content; the caller takes jobs while it goes on."""
-        for piece in self._chunker.split(read):
+        for piece in self._chunker.split(read_into, size):
             tag = tag_of(Kind.CUT, piece)
             number = self._numbers.get(tag)
             if number is None:

@@ -26,6 +26,7 @@ from core.tree.source import Root, Source
 from core.tree.walk import Exclude, LinkGroups, nothing, walk
 
 LARGE_FILE_BYTES = 512 * limits.KIB
+_FILES_PER_LOOK = 32  # at the progress: looking costs as much as a small file
 _TORN = "changed while it was read; its content may be torn"
 _Written = tuple[int, Frame, Sequence[Buffer]]
 _Jobs = Callable[[Builder, set[tuple[int, int]]], Iterator[list[Job]]]
@@ -38,6 +39,9 @@ class _Readable(Protocol):
 
     def read_at(self, offset: int, size: int) -> bytes:
         """The bytes at this offset, fewer only at the end."""
+
+    def read_into(self, offset: int, view: memoryview) -> int:
+        """Put bytes from this offset there; how many, 0 at the end."""
 
 
 @dataclass(slots=True)
@@ -192,7 +196,8 @@ class Creation:
         builder.entry(stored)
         self.progress.files += 1
         self.progress.now = stored.entry.path
-        self._watch()
+        if self.progress.files % _FILES_PER_LOOK == 0:
+            self._watch()
 
     def _small(self, builder: Builder, small: Read) -> Stored:
         if not isinstance(small, Small):
@@ -222,9 +227,9 @@ class Creation:
             raise LimitExceeded("too long for one archive")
         for run in runs:
             extents += builder.hole(run.offset - at)
-            reader = _Run(file.read_at, run.offset, run.length, self.progress)
+            reader = _Run(file, run.offset, run.length, self.progress)
             if run.length >= LARGE_FILE_BYTES:
-                for extent in builder.large(reader.read):
+                for extent in builder.large(reader.read_into, run.length):
                     extents.append(extent)
                     if len(extents) > limits.ARCHIVE_FILE_EXTENTS_MAX:
                         raise LimitExceeded("too long for one archive")
@@ -248,19 +253,25 @@ def _is_small(entry: Entry) -> bool:
 class _Run:
     """A stretch of a file as a stream."""
 
-    def __init__(
-        self, read_at: Callable[[int, int], bytes], at: int, length: int, progress: Progress
-    ) -> None:
+    def __init__(self, file: _Readable, at: int, length: int, progress: Progress) -> None:
         self.at = at
         self._end = at + length
-        self._read_at = read_at
+        self._file = file
         self._progress = progress
 
     def read(self, size: int) -> bytes:
-        data = self._read_at(self.at, min(size, self._end - self.at))
-        self.at += len(data)
-        self._progress.read_bytes += len(data)
+        data = self._file.read_at(self.at, min(size, self._end - self.at))
+        self._went_on(len(data))
         return data
+
+    def read_into(self, view: memoryview) -> int:
+        count = self._file.read_into(self.at, view[: self._end - self.at])
+        self._went_on(count)
+        return count
+
+    def _went_on(self, count: int) -> None:
+        self.at += count
+        self._progress.read_bytes += count
 
 
 def _chunker(writer: ArchiveWriter) -> Chunker:

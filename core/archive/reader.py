@@ -1,11 +1,13 @@
-"""Reading an archive by memory map: any file or range of bytes without the rest of it.
+"""Reading an archive, its index by memory map: any file or bytes without the rest of it.
 
 What is opened is checked: the header by its seal or hash, the index by the hash in the header, a
 chunk by the tag in the index, each before a byte of it is used.
 """
 
 import mmap
+import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -17,6 +19,7 @@ from core.archive.header import HEADER_BYTES, Body, Head
 from core.archive.index import Entry, Index
 from core.archive.keys import ArchiveKeys, Lock, Opener
 from core.archive.table import Extent, Segment, Stored
+from core.buffers import Buffers
 from core.crypto import Buffer
 from core.errors import FormatError, IntegrityError, PortalError, WrongKey
 from core.hashing import digest
@@ -36,9 +39,10 @@ class ArchiveReader:
 
     def __init__(self, data: memoryview, head: Head, body: Body, keys: ArchiveKeys | None) -> None:
         self.head = head
-        self._mapped = data.obj if isinstance(data.obj, mmap.mmap) else None
         self.body = body
         self._data = data
+        self._file: int | None = None  # where chunks are read from, instead of `data`
+        self._buffers = Buffers(limits.READ_BUFFER_BYTES)
         self._keys = keys
         sealed = data[body.index_off :]
         raw = sealed if keys is None else unseal_untrusted(sealed, keys.index, INDEX_PURPOSE)
@@ -74,10 +78,13 @@ class ArchiveReader:
             if file.seek(0, 2) == 0:
                 raise FormatError("an empty file is no archive", where=str(path))
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        try:
-            return cls.open_untrusted(memoryview(mapped), openers)
-        except PortalError as e:
-            raise e.at(str(path)) from e.__cause__
+            try:
+                reader = cls.open_untrusted(memoryview(mapped), openers)
+            except PortalError as e:
+                raise e.at(str(path)) from e.__cause__
+            reader._file = os.dup(file.fileno())  # noqa: SLF001 - our own
+        weakref.finalize(reader, os.close, reader._file)  # noqa: SLF001
+        return reader
 
     # --- chunks -----------------------------------------------------------------------------------
 
@@ -85,11 +92,7 @@ class ArchiveReader:
         """The content of one chunk, checked against its tag."""
         entry = self.index.entry_untrusted(number)
         stored = self._stored_untrusted(entry)
-        plain = open_stored_untrusted(stored, entry, self._keys, self.head.salt)
-        if plain.obj is self._mapped is not None:
-            plain = memoryview(bytes(plain))  # a view would bring the pages back
-        self._forget(entry)
-        return plain
+        return open_stored_untrusted(stored, entry, self._keys, self.head.salt)
 
     def kept_chunk_untrusted(self, number: int) -> memoryview:
         """The same; the last few are kept for who asks again."""
@@ -104,19 +107,21 @@ class ArchiveReader:
                 self._kept.popitem(last=False)
         return plain
 
-    def _forget(self, entry: Entry) -> None:
-        """Let the pages of a chunk go; a process that reads a large archive stays small."""
-        if self._mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-            start = -(-entry.offset // mmap.PAGESIZE) * mmap.PAGESIZE
-            size = entry.offset + entry.stored_len - start
-            if size >= mmap.PAGESIZE:
-                self._mapped.madvise(mmap.MADV_DONTNEED, start, size)
-
     def _stored_untrusted(self, entry: Entry) -> memoryview:
         end = entry.offset + entry.stored_len
         if not HEADER_BYTES <= entry.offset <= end <= self.body.index_off:
             raise FormatError("a chunk outside the archive's data")
-        return self._data[entry.offset : end]
+        if self._file is None:
+            return self._data[entry.offset : end]
+        # Not through the map: what was checked must not change before it is used.
+        room = self._buffers.take(entry.stored_len)
+        at = 0
+        while at < len(room):
+            count = os.preadv(self._file, (room[at:],), entry.offset + at)
+            if count == 0:
+                raise FormatError("the archive has become shorter")
+            at += count
+        return room.toreadonly()
 
     # --- files ------------------------------------------------------------------------------------
 

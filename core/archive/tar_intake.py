@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 from core.archive.table import Stored
 from core.archive.tar import Member, TarReader
+from core.buffers import filled_by
 from core.errors import FormatError
 from core.tree.entry import Entry, EntryType, Incomplete, Report, Skipped
 from core.tree.paths import shown
@@ -83,6 +84,10 @@ class TarContent:
     def read_at(self, _offset: int, size: int) -> bytes:
         """The next bytes: they come in the order of their offsets."""
         return self._read(size)
+
+    def read_into(self, _offset: int, view: memoryview) -> int:
+        """The next bytes."""
+        return filled_by(self._read)(view)
 
 
 def bare(member: Member) -> Stored | None:

@@ -60,19 +60,17 @@ class Files:
         finally:
             self._listing_free(reference)
 
-    def read_files(
-        self, wanted: Buffer, names: Sequence[bytes], size: int
-    ) -> tuple[bytearray, bytearray]:
-        """What became of each file, and the contents of all; `size` is what they take."""
-        results, data = bytearray(len(names)), bytearray(size + 1)
+    def read_files(self, wanted: Buffer, names: Sequence[bytes], room: memoryview) -> bytearray:
+        """What became of each file; `room` takes the contents of all, and needs a byte more."""
+        results = bytearray(len(names))
         if names:
             with Borrowed(wanted) as (requests, _):
                 error = self._read(
                     *(requests, len(names), _joined(names)),
-                    *(_start(data), len(data), _start(results)),
+                    *(_start(room), len(room), _start(results)),
                 )
             _check(error)
-        return results, data
+        return results
 
     def write_files(self, given: Buffer, names: Sequence[bytes], data: bytes) -> bytearray:
         """What became of each file; `data` is the contents of all."""
@@ -90,7 +88,7 @@ def _joined(names: Sequence[bytes]) -> bytes:
     return b"\0".join((*names, b""))
 
 
-def _start(room: bytearray) -> object:
+def _start(room: bytearray | memoryview) -> object:
     """Where a buffer begins that is not empty; it cannot grow or shrink meanwhile."""
     return ctypes.byref(ctypes.c_char.from_buffer(room))
 

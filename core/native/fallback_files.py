@@ -63,23 +63,23 @@ def _clipped(time_ns: int) -> int:
 # --- reading -------------------------------------------------------------------------------------
 
 
-def read_files(wanted: Buffer, names: Sequence[bytes], size: int) -> tuple[bytearray, bytearray]:
-    """What became of each file, and the contents of all; `size` is what they take."""
-    results, data = bytearray(len(names)), bytearray(size + 1)
+def read_files(wanted: Buffer, names: Sequence[bytes], room: memoryview) -> bytearray:
+    """What became of each file; `room` takes the contents of all, and needs a byte more."""
+    results = bytearray(len(names))
     at = 0
     for i, (name, request) in enumerate(zip(names, WANTED.iter_unpack(wanted), strict=True)):
         holder, spare_atime, *expected = request
         length = expected[2]
-        if at + length > size:
+        if at + length >= len(room):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         content = _read_one(holder, name, expected, spare_atime=bool(spare_atime))
         if content is None:
             results[i] = NOT_PLAIN
         else:
             results[i] = PLAIN
-            data[at : at + length] = content
+            room[at : at + length] = content
         at += length
-    return results, data
+    return results
 
 
 def _read_one(holder: int, name: bytes, expected: list[int], *, spare_atime: bool) -> bytes | None:

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from core import limits
+from core.crypto import Buffer
 from core.tree.entry import Changed, Entry, Incomplete, Report, Xattrs, entry_of, is_unchanged
 from core.tree.paths import shown
 from core.tree.source import Source
@@ -34,7 +35,7 @@ class Small(NamedTuple):
     """A file read at once."""
 
     entry: Entry  # as it was when the content was read, with its attributes
-    data: bytes
+    data: Buffer
     changed: bool  # it was written to all the time: the content may be torn
 
 
@@ -122,6 +123,14 @@ class OpenFile:
                 break
             data += more
         return data
+
+    def read_into(self, offset: int, view: memoryview) -> int:
+        """Put bytes from this offset there; how many, 0 at the end of the file."""
+        wanted = min(len(view), self.entry.size - offset)
+        count = os.preadv(self.fd, (view[:wanted],), offset) if wanted > 0 else 0
+        if count == 0 < wanted:  # it has become shorter
+            self.entry = self.entry._replace(size=offset)
+        return count
 
     @property
     def is_sparse(self) -> bool:

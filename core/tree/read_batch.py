@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 
 from core import limits
+from core.buffers import Buffers
 from core.errors import PortalError
 from core.native import kernel
 from core.native.rows import PLAIN, WANTED
@@ -46,30 +47,32 @@ def read_ahead(
 def _batches(
     source: Source, entries: Iterable[Entry], is_wanted: Callable[[Entry], bool]
 ) -> Iterator["_ReadBatch"]:
-    batch = _ReadBatch(source)
+    buffers = Buffers(limits.TREE_BATCH_BYTES_MAX + 1)
+    batch = _ReadBatch(source, buffers)
     try:
         for entry in entries:
             wanted = is_wanted(entry)
             if not batch.fits(entry.size if wanted else 0):
-                full, batch = batch, _ReadBatch(source)
+                full, batch = batch, _ReadBatch(source, buffers)
                 yield full
             batch.add(entry, wanted=wanted)
         if len(batch):
-            full, batch = batch, _ReadBatch(source)
+            full, batch = batch, _ReadBatch(source, buffers)
             yield full
     finally:
         batch.let_go()
 
 
 class _ReadBatch(Batch):
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, buffers: Buffers) -> None:
         super().__init__()
         self._source = source
+        self._buffers = buffers
         self._euid = os.geteuid()
         self._above: bytes | None = None  # the directory of the latest, and the one that holds it
         self._holder = -1
         self._entries = list[tuple[Entry, bool, bool]]()  # and: wanted, part of the call
-        self._results, self._data = bytearray(), bytearray()
+        self._results, self._data = bytearray(), memoryview(b"")
 
     def add(self, entry: Entry, *, wanted: bool) -> None:
         self._entries.append((entry, wanted, wanted and self._is_requested(entry)))
@@ -97,21 +100,21 @@ class _ReadBatch(Batch):
         return True
 
     def call(self) -> None:
-        self._results, self._data = kernel().read_files(self.requests, self.names, self.bytes)
+        self._data = self._buffers.take(self.bytes + 1)
+        self._results = kernel().read_files(self.requests, self.names, self._data)
 
     def contents(self) -> Iterator[tuple[Entry, Read | None]]:
-        in_the_call, at = iter(self._results), 0
-        with memoryview(self._data) as view:
-            for entry, wanted, requested in self._entries:
-                if not requested:
-                    yield entry, _one(self._source, entry) if wanted else None
-                    continue
-                end = at + entry.size
-                if next(in_the_call) == PLAIN:
-                    yield entry, Small(entry, bytes(view[at:end]), changed=False)
-                else:
-                    yield entry, _one(self._source, entry)
-                at = end
+        in_the_call, at, data = iter(self._results), 0, self._data.toreadonly()
+        for entry, wanted, requested in self._entries:
+            if not requested:
+                yield entry, _one(self._source, entry) if wanted else None
+                continue
+            end = at + entry.size
+            if next(in_the_call) == PLAIN:
+                yield entry, Small(entry, data[at:end], changed=False)
+            else:
+                yield entry, _one(self._source, entry)
+            at = end
 
 
 def _one(source: Source, entry: Entry) -> Read:

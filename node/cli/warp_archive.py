@@ -6,7 +6,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -492,14 +492,11 @@ def _names(segment: "Segment") -> str:
     """All names of a segment, a line each, safe for a terminal."""
     from core.tree.paths import shown
 
-    if not any(b"\n" in path for path in segment.paths):
-        try:
-            text = b"\n".join(segment.paths).decode()
-        except UnicodeDecodeError:
-            pass
-        else:
-            if text.replace("\n", "").isprintable():
-                return text + "\n"
+    with suppress(UnicodeDecodeError):
+        text = b"\n".join(segment.paths).decode()
+        names = text.replace("\n", "")
+        if len(names) == len(text) - len(segment) + 1 and names.isprintable():
+            return text + "\n"
     return "".join(shown(path) + "\n" for path in segment.paths)
 
 

@@ -83,7 +83,7 @@ def read_file(path: str) -> bytes:
 
 def incompressible() -> Iterator[Row]:
     noise = keyed(bytes(32), b"noise", NOISE_BYTES)
-    took, _, size = packed(lambda: cut_large(io.BytesIO(noise).read, CHUNKER))
+    took, _, size = packed(lambda: cut_large(io.BytesIO(noise).readinto, CHUNKER))
     buffer = noise[: 4 * limits.MIB]
 
     def bare() -> None:
@@ -120,7 +120,7 @@ def mixed() -> Iterator[Row]:
 
     def cut_all() -> Batches:
         for data in large:
-            yield from cut_large(io.BytesIO(data).read, CHUNKER)
+            yield from cut_large(io.BytesIO(data).readinto, CHUNKER)
 
     took, _, size = packed(lambda: bundle_small(small), cut_all)
     rate = total / took / 1e6

@@ -238,8 +238,8 @@ def test_counters_are_cut_by_content():
 class Stingy(io.BytesIO):
     """Gives less than asked, as pipes do."""
 
-    def read(self, size=-1):
-        return super().read(min(size, 100_001))
+    def readinto(self, view):
+        return super().readinto(view[:100_001])
 
 
 @pytest.mark.parametrize("file", [io.BytesIO, Stingy])
@@ -247,13 +247,34 @@ class Stingy(io.BytesIO):
 def test_a_stream_gives_the_same_chunks(file, size):
     chunker = Chunker(SeqCdcParams("large", 64 * KIB, 448 * KIB), KEY)
     data = random_bytes(size)
-    assert [bytes(piece) for piece in chunker.split(file(data).read)] == pieces(chunker, data)
+    found = chunker.split(file(data).readinto)
+    assert [bytes(piece) for piece in found] == pieces(chunker, data)
+    found = chunker.split(file(data).readinto, size)
+    assert [bytes(piece) for piece in found] == pieces(chunker, data)
+
+
+@pytest.mark.parametrize("size", [0, 1, 20_000, 9 * MIB, 30 * MIB])
+def test_a_stream_of_known_length_is_read_that_far_or_to_its_end(size):
+    chunker = Chunker(TINY[0], KEY)
+    data = random_bytes(9 * MIB)
+    stream = io.BytesIO(data)
+    found = b"".join(chunker.split(stream.readinto, size))
+    assert found == data[:size]
+    assert stream.tell() == len(found)
+
+
+def test_many_short_streams_take_little_memory():
+    chunker = Chunker(SeqCdcParams("large", 512 * KIB, 1536 * KIB), KEY)
+    data = random_bytes(600 * KIB)
+    kept = [list(chunker.split(io.BytesIO(data).readinto, len(data))) for _ in range(24)]
+    assert len({id(pieces[0].obj) for pieces in kept}) <= 3
+    assert all(b"".join(pieces) == data for pieces in kept)
 
 
 def test_chunks_of_a_stream_stay_what_they_are():
     chunker = Chunker(TINY[0], KEY)
     data = random_bytes(9 * MIB)
-    kept = list(chunker.split(io.BytesIO(data).read))
+    kept = list(chunker.split(io.BytesIO(data).readinto))
     assert all(piece.readonly for piece in kept)
     assert b"".join(kept) == data
 

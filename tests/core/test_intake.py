@@ -21,7 +21,7 @@ def flat(batches):
 @pytest.mark.parametrize("size", [0, 1, 999, 1000, 1001, 5_500_000])
 def test_cuts_are_the_stream_in_order(size):
     data = fixed_entropy("stream")(size)
-    chunks = flat(cut_large(io.BytesIO(data).read, TINY))
+    chunks = flat(cut_large(io.BytesIO(data).readinto, TINY))
     assert b"".join(chunk.data for chunk in chunks) == data
     assert all(chunk.tag == tag(Kind.CUT, chunk.data) for chunk in chunks)
     assert all(chunk.kind is Kind.CUT and not chunk.pieces for chunk in chunks)
@@ -32,8 +32,8 @@ def test_short_reads_and_batches_do_not_change_the_cuts():
     chunker = Chunker(params_untrusted(DEFAULT_VAULT), KEY)
     data = fixed_entropy("large")(30 << 20)
     stream = io.BytesIO(data)
-    batches = list(cut_large(lambda size: stream.read(min(size, 777_777)), chunker))
-    whole = flat(cut_large(io.BytesIO(data).read, chunker))
+    batches = list(cut_large(lambda view: stream.readinto(view[:777_777]), chunker))
+    whole = flat(cut_large(io.BytesIO(data).readinto, chunker))
     assert [c.tag for c in flat(batches)] == [c.tag for c in whole]
     assert b"".join(c.data for c in whole) == data
     sizes = [sum(len(c.data) for c in batch) for batch in batches]
@@ -51,7 +51,7 @@ def test_known_cuts_are_skipped_and_asked_once():
         asked.append((kind, name))
         return name in stored
 
-    chunks = flat(cut_large(io.BytesIO(data).read, TINY, known=known))
+    chunks = flat(cut_large(io.BytesIO(data).readinto, TINY, known=known))
     assert [bytes(c.data) for c in chunks] == pieces[1::2]
     assert asked == [(Kind.CUT, tag(Kind.CUT, piece)) for piece in pieces]
 

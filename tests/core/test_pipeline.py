@@ -265,15 +265,6 @@ def test_a_part_of_a_pack_that_is_kept_does_not_become_another_pack():
     run(work)
 
 
-def test_buffers_are_used_again_when_nobody_looks_at_them():
-    buffer = bytearray(b"0123")
-    view = memoryview(buffer)[1:2]
-    assert pipeline._is_looked_at(buffer)
-    view.release()
-    assert not pipeline._is_looked_at(buffer)
-    assert len(buffer) == 4
-
-
 def test_the_smallest_budget_and_chunks_of_every_size_do_not_wait_for_themselves():
     sizes = [0, 1, limits.CHUNK_PLAIN_BYTES_MAX] * 8
     chunks = [Chunk.of_piece(Kind.CUT, noise(n, str(i)), bytes(32)) for i, n in enumerate(sizes)]

@@ -94,13 +94,13 @@ def test_files_and_directories_go_into_different_bundles(gather):
 def test_a_stream_is_cut_and_every_cut_is_brought_once(gather):
     data = fixed("stream", 5_000_000)
     twice = io.BytesIO(data + data)
-    extents = list(gather.large(twice.read))
+    extents = list(gather.large(twice.readinto))
     pieces = pieces_of(gather.finish())
     joined = b"".join(pieces[Kind.CUT, extent.tag] for extent in extents)
     assert joined == data + data
     assert [e.length for e in extents] == [len(pieces[Kind.CUT, e.tag]) for e in extents]
     assert gather.new_bytes == sum(map(len, pieces.values())) < 8_000_000
-    assert list(gather.large(io.BytesIO(b"").read)) == []
+    assert list(gather.large(io.BytesIO(b"").readinto)) == []
 
 
 def test_it_is_full_when_a_trip_is_worth_it(gather):

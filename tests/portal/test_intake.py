@@ -167,7 +167,7 @@ def torn(bench):
 def test_a_file_written_to_all_the_time_is_told_and_read_again_next_time(bench, monkeypatch, size):
     path = bench.folder / "f"
     path.write_bytes(fixed("f", size))
-    real = {name: getattr(os, name) for name in ("read", "pread")}
+    real = {name: getattr(os, name) for name in ("read", "preadv")}
 
     def busy(name):
         def read(*args):
@@ -207,14 +207,14 @@ def test_a_large_file_that_shrinks_ends_early(bench, monkeypatch):
     path = bench.folder / "f"
     data = fixed("f", 3_000_000)
     path.write_bytes(data)
-    real = os.pread
+    real = os.preadv
 
-    def shrinking(fd, size, at):
+    def shrinking(fd, views, at):
         os.truncate(path, 1_000_000)
-        return real(fd, size, at)
+        return real(fd, views, at)
 
     entry = bench.entry("f")
-    monkeypatch.setattr(os, "pread", shrinking)
+    monkeypatch.setattr(os, "preadv", shrinking)
     node = bench.file("f", entry)
     assert torn(bench) == [b"s/f"]
     assert bench.content(node) == data[:1_000_000]

@@ -37,7 +37,7 @@ def put(builder: Builder, contents: Contents) -> None:
     for path, data in contents.items():
         extents: tuple[Extent, ...] = ()
         if len(data) >= 2 * CUT_BYTES:
-            extents = tuple(builder.large(BytesIO(data).read))
+            extents = tuple(builder.large(BytesIO(data).readinto))
         elif data:
             extents = (builder.small(data),)
         builder.entry(Stored(file_entry(path, len(data)), extents))

@@ -94,7 +94,7 @@ def test_jobs_are_there_before_the_end_and_only_once(monkeypatch):
     assert len(builder.take_jobs()) == 1
     assert builder.jobs_bytes == 0
     assert not builder.take_jobs()
-    assert len(tuple(builder.large(BytesIO(SOME(3000)).read))) == 3
+    assert len(tuple(builder.large(BytesIO(SOME(3000)).readinto))) == 3
     assert len(builder.take_jobs()) == 3
 
 

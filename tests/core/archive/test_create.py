@@ -353,6 +353,7 @@ def test_a_file_of_too_many_parts_is_left_out_and_said(tmp_path, monkeypatch):
 
 def test_the_total_is_known_when_everything_was_seen(tmp_path, tree, small_cuts, monkeypatch):
     monkeypatch.setattr(limits, "THREAD_HOP_BYTES", 1000)
+    monkeypatch.setattr(create, "_FILES_PER_LOOK", 1)
     (tree / "a").write_bytes(SOME(700))
     (tree / "b").write_bytes(SOME(9000))
     os.link(tree / "b", tree / "c")

@@ -1,4 +1,5 @@
 import gc
+import os
 import struct
 import tracemalloc
 import weakref
@@ -365,14 +366,40 @@ def test_errors_name_the_file(tmp_path):
         ArchiveReader.open_file(tmp_path / "none")
 
 
-def test_a_chunk_larger_than_a_page_can_be_read_again(tmp_path):
-    # Its pages are let go after use; the content does not suffer.
+def test_a_chunk_can_be_read_again(tmp_path):
     content = SOME(300_000)
     stored = Stored(file_entry(b"f", 300_000), (Extent(0, 0, 300_000),))
     path = make_by_hand(tmp_path / "a", [content], [stored])
     reader = ArchiveReader.open_file(path)
     assert bytes(reader.chunk_untrusted(0)) == content
     assert bytes(reader.chunk_untrusted(0)) == content
+
+
+def test_what_was_checked_is_what_is_used_even_if_the_file_changes_then(tmp_path):
+    content = SOME(300_000)
+    stored = Stored(file_entry(b"f", 300_000), (Extent(0, 0, 300_000),))
+    path = make_by_hand(tmp_path / "a", [content], [stored])
+    reader = ArchiveReader.open_file(path)
+    found = reader.chunk_untrusted(0)
+    with path.open("r+b") as file:
+        file.seek(reader.index.entry_untrusted(0).offset)
+        file.write(bytes(300_000))
+    assert found == content
+    with pytest.raises(REFUSED):
+        reader.chunk_untrusted(0)
+
+
+@pytest.mark.parametrize("most", [7, 0])
+def test_a_read_may_give_less_but_not_nothing(tmp_path, monkeypatch, most):
+    content = SOME(100)
+    reader = ArchiveReader.open_file(make(tmp_path / "a", {b"f": content}))
+    real = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda fd, views, at: real(fd, [views[0][:most]], at))
+    if most:
+        assert reader.chunk_untrusted(0) == content
+    else:
+        with pytest.raises(FormatError, match="shorter"):
+            reader.chunk_untrusted(0)
 
 
 def test_an_empty_archive(tmp_path):

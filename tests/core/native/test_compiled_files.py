@@ -182,6 +182,12 @@ def wanted(holder, path, **changed):
     return WANTED.pack(holder, 1, *(fields | changed).values())
 
 
+def read_files(kernel, requests, names, size):
+    """The results, and the room after it: what it held before shows what was not written to."""
+    room = bytearray(b"\xee" * (size + 1))
+    return kernel.read_files(requests, names, memoryview(room)), bytes(room)
+
+
 def test_files_are_read_one_behind_the_other(tmp_path, holder, kernel):
     contents = {b"a": b"first", b"b": b"", b"c": b"third" * 2000}
     requests = b""
@@ -190,9 +196,9 @@ def test_files_are_read_one_behind_the_other(tmp_path, holder, kernel):
         path.write_bytes(content)
         requests += wanted(holder, path)
     joined = b"".join(contents.values())
-    results, data = kernel.read_files(requests, list(contents), len(joined))
+    results, data = read_files(kernel, requests, list(contents), len(joined))
     assert (results, data[:-1]) == (bytes([PLAIN] * 3), joined)
-    assert kernel.read_files(b"", [], 0)[0] == b""
+    assert read_files(kernel, b"", [], 0)[0] == b""
 
 
 @pytest.mark.parametrize("field", ["dev", "ino", "mtime_ns", "ctime_ns"])
@@ -200,7 +206,7 @@ def test_a_file_that_is_not_the_wanted_one_is_not_plain(tmp_path, holder, kernel
     (tmp_path / "a").write_bytes(b"x")
     (tmp_path / "b").write_bytes(b"y")
     requests = wanted(holder, tmp_path / "a", **{field: 12345}) + wanted(holder, tmp_path / "b")
-    results, data = kernel.read_files(requests, [b"a", b"b"], 2)
+    results, data = read_files(kernel, requests, [b"a", b"b"], 2)
     assert (list(results), data[1:2]) == ([NOT_PLAIN, PLAIN], b"y")
 
 
@@ -210,7 +216,7 @@ def test_a_file_of_another_length_is_not_plain_and_spoils_no_other(tmp_path, hol
     (tmp_path / "b").write_bytes(b"before" * 10)
     requests = wanted(holder, tmp_path / "b") + wanted(holder, tmp_path / "a", size=size)
     requests += wanted(holder, tmp_path / "b")
-    results, data = kernel.read_files(requests, [b"b", b"a", b"b"], 120 + size)
+    results, data = read_files(kernel, requests, [b"b", b"a", b"b"], 120 + size)
     assert list(results) == [PLAIN, NOT_PLAIN, PLAIN]
     assert data[:60] == data[60 + size : 120 + size] == b"before" * 10
 
@@ -219,10 +225,10 @@ def test_contents_that_do_not_fit_are_refused(tmp_path, holder, kernel):
     (tmp_path / "a").write_bytes(b"abc")
     requests = wanted(holder, tmp_path / "a") * 2
     with pytest.raises(OSError, match="Invalid argument"):
-        kernel.read_files(requests, [b"a", b"a"], 5)
+        read_files(kernel, requests, [b"a", b"a"], 5)
     huge = wanted(holder, tmp_path / "a", size=2**64 - 1)
     with pytest.raises(OSError, match="Invalid argument"):
-        kernel.read_files(huge, [b"a"], 5)
+        read_files(kernel, huge, [b"a"], 5)
     given = GIVEN.pack(holder, 0o600, 0, 3, 0, 0, 0)
     with pytest.raises(OSError, match="Invalid argument"):
         kernel.write_files(given * 2, [b"x", b"y"], b"12345")
@@ -232,7 +238,7 @@ def test_contents_that_do_not_fit_are_refused(tmp_path, holder, kernel):
 def test_a_closed_directory_makes_nothing_plain(tmp_path, kernel):
     (tmp_path / "a").write_bytes(b"x")
     before = open_descriptors()
-    results, _ = kernel.read_files(wanted(999_999, tmp_path / "a"), [b"a"], 1)
+    results, _ = read_files(kernel, wanted(999_999, tmp_path / "a"), [b"a"], 1)
     assert list(results) == [NOT_PLAIN]
     given = GIVEN.pack(999_999, 0o600, 0, 1, 0, 0, 0)
     assert list(kernel.write_files(given, [b"b"], b"x")) == [NOT_PLAIN]
@@ -270,7 +276,7 @@ def test_a_name_that_is_taken_stays_what_it_is(tmp_path, holder, kernel):
 def test_descriptors_are_closed_again(tmp_path, holder, kernel):
     (tmp_path / "a").write_bytes(b"x")
     before = open_descriptors()
-    kernel.read_files(wanted(holder, tmp_path / "a") * 50, [b"a"] * 50, 50)
+    read_files(kernel, wanted(holder, tmp_path / "a") * 50, [b"a"] * 50, 50)
     given = GIVEN.pack(holder, 0o600, 0, 0, 0, 0, 0)
     kernel.write_files(given * 50, [b"%d" % n for n in range(50)], b"")
     assert open_descriptors() == before

@@ -167,6 +167,10 @@ def test_a_large_file_is_read_bit_by_bit(source, path):
         assert b"".join(parts) == data
         assert file.read_at(250_000, 99_999) == data[250_000:]
         assert file.read_at(300_000, 1) == file.read_at(400_000, 1) == b""
+        room = memoryview(bytearray(99_999))
+        assert file.read_into(250_000, room) == 50_000
+        assert room[:50_000] == data[250_000:]
+        assert file.read_into(300_000, room) == file.read_into(400_000, room) == 0
         assert not file.changed()
         assert file.entry == seen(path)
 
@@ -187,6 +191,16 @@ def test_a_file_that_shrinks_ends_where_it_ends(source, path):
         os.truncate(path, 8)
         assert file.read(100) == b"was"
         assert file.read(100) == b""
+        assert file.entry.size == 8
+        assert file.changed()
+
+
+def test_a_file_that_shrinks_ends_there_for_who_brings_room_too(source, path):
+    with open_file(source, seen(path)) as file:
+        os.truncate(path, 8)
+        room = memoryview(bytearray(100))
+        assert file.read_into(5, room) == 3
+        assert file.read_into(8, room) == 0
         assert file.entry.size == 8
         assert file.changed()
 

@@ -183,9 +183,9 @@ def test_batches_are_bounded(tree, source, monkeypatch):
 
     class Counting:
         @staticmethod
-        def read_files(wanted, names, size):
-            calls.append((len(names), size, len(open_descriptors()) - before))
-            return real.read_files(wanted, names, size)
+        def read_files(wanted, names, room):
+            calls.append((len(names), len(room) - 1, len(open_descriptors()) - before))
+            return real.read_files(wanted, names, room)
 
     monkeypatch.setattr(batch_module, "kernel", Counting)
     entries = files_of(source)
