@@ -79,6 +79,7 @@ class Label(Enum):
     DATAGRAM = "datagram"
     RETRY = "retry token"
     LANE = "lane"
+    LINK_RINGS = "link rings"
 
     # members of a mesh
     MESH_ID = "mesh id"
@@ -118,6 +119,7 @@ class SignLabel(Enum):
     PAIR_KNOCK = "pair-knock"
     PAIR_JOIN = "pair-join"
     PAIR_RECOVER = "pair-recover"
+    PAIR_RETURN = "pair-return"
 
 
 @unique

@@ -218,7 +218,10 @@ CONNECTIONS_MAX = 4_096
 STREAM_OPENING_BYTES_MAX = 4 * KIB  # of the frame that says what a stream is for
 LINK_REQUESTS_MAX = 64  # of ours under way on one link; more wait
 LINK_SERVED_MAX = 64  # requests and streams of a peer being served; more are refused
-LINK_SILENCE_SECONDS = 10  # then the peer is asked whether it is there
+LINK_SILENCE_SECONDS = 10  # while something is under way; then the peer is asked if it is there
+LINK_REST_SECONDS = 25  # the same on a link at rest: NATs forget it after 30
+LINK_REST_DIALLER_SECONDS = 22  # the same for who dialled, so that not both ask at once
+LINK_ANSWER_SECONDS = 3.5  # for what we said to arrive, before the peer is asked
 LINK_TRUST_SECONDS = 6.5  # and given up without an answer
 LINK_PING_SECONDS = 1.5  # between questions whether it is there
 LINK_UNUSED_SECONDS = 120  # before a link that neither side wants to keep is closed
@@ -235,6 +238,7 @@ RECORDS_TOLD_MAX = 200  # in one answer; what is missing then comes with the nex
 ID_PREFIX_CHARS_MIN = 4  # of an id people type
 MEMBERS_FILE_BYTES_MAX = 256 * MIB  # more than OPERATIONS_MAX of the largest kind can take
 LINKS_KEPT_MAX = 64  # to members, used or not; beyond that many, others are dialled when needed
+LINK_RINGS = 16  # with more members, each keeps links to two on every ring: 32 at most
 GOSSIP_SECONDS = 60  # between telling one peer what we know of the members
 GOSSIP_FRAMES_MAX = 256  # about members that wait for a slow peer
 
@@ -257,6 +261,10 @@ EVENT_LISTENERS_MAX = 16
 EVENT_BYTES_MAX = 64 * KIB
 CONTROL_ANSWER_SECONDS = 30  # between two pieces of an answer
 CONTROL_ANSWER_BYTES_MAX = 16 * MIB
+NETWORK_FACTS_MAX = 1_024  # links and addresses of this machine that are remembered
+NETWORK_MESSAGES_MAX = 64  # of the kernel that are read before others have their turn
+NETWORK_SETTLES_SECONDS = 1  # between the first sign of a change and looking at it
+LEAVE_SECONDS = 5  # for the peers to hear that we leave
 
 # --- links between nodes: who speaks, and sealed datagrams ----------------------------------------
 
@@ -277,6 +285,40 @@ DATAGRAM_SESSIONS_ENDED_KEPT = 4  # of a sender: they do not come back
 REQUESTS_MAX = 4_096  # waiting for their answer
 CLOCK_SAMPLES_KEPT = 15  # of each peer
 CLOCK_PEERS_MAX = 4_096
+
+# --- who is alive ---------------------------------------------------------------------------------
+
+PROBE_SECONDS = 5  # between two members we look at when all is well
+PROBE_TIMEOUT_SECONDS_MIN = 0.5  # that a member has to answer, else four of its round trips
+PROBE_TIMEOUT_SECONDS_MAX = 3
+PROBE_WHOLE_SECONDS_MIN = 3  # two direct questions, then the help of others
+PROBE_HELPERS = 3
+PROBE_HELPERS_DEAD = 1  # perhaps it is back, and we are the only ones who cannot reach it
+PROBE_HELP_SECONDS = 1  # that a helper waits for the member it asks
+PROBES_MAX = 16  # of our own under way at once
+PROBES_SERVED_MAX = 32  # for others at once; beyond, no answer
+PROBES_SERVED_SENDER_MAX = 8
+PROBE_PROOF_BYTES_MAX = 256  # of a sealed datagram that says hardly anything
+LOOKS_PER_SECOND = 2  # at members of whom something was told, or who are suspected
+LOOK_AGAIN_SECONDS = 10  # before the word of others makes us look at the same member once more
+SUSPICION_LOOKS = 4  # in vain, spread over the time of a suspicion, before somebody is dead
+HEALTH_MAX = 8  # of our own: how many times more patient we are when others do not hear us
+VIEWS_TOLD_MAX = 16  # in one datagram
+VIEWS_SECONDS = 0.5  # between telling, while there is something to tell
+VIEWS_FANOUT = 3  # members told at once
+LEAVING_TOLD_MAX = 64  # members that hear from us when we go
+
+# --- who is away, and who is lost -----------------------------------------------------------------
+
+PRESENCE_ROWS_MAX = 32_768  # as many members as operations can admit
+PRESENCE_FILE_BYTES_MAX = 16 * MIB  # of all of them with all their absences
+PRESENCE_STEP_SECONDS = 60  # between two looks at the clock while somebody is absent
+PRESENCE_SAVE_SECONDS = 600  # between two writes of the file while nothing else changes
+ABSENCE_STEP_SECONDS_MAX = 180  # that count at once: beyond, we did not run ourselves
+ABSENCE_SECONDS_MIN = 600  # that is remembered of somebody
+ABSENCES_KEPT = 64  # of each member
+GRACE_SECONDS_MIN = 86_400  # of absence before a member counts as lost
+GRACE_SECONDS_MAX = 14 * 86_400  # whatever it was absent before
 
 # --- members of a mesh: bounds of their formats ---------------------------------------------------
 
@@ -330,7 +372,7 @@ LANE_AGAIN_SECONDS = 300  # before a lane that failed is tried again
 LANE_TRIAL_SECONDS = 60  # between streams on a lane nothing is known of
 LANE_SAMPLE_BYTES_MIN = 256 * KIB  # that tell something about a lane
 LANE_IN_USE_SECONDS = 40  # between telling that a link is not unused: lanes of it are at work
-PATH_PING_IDLE_SECONDS = 25
+PATH_PING_IDLE_SECONDS = 240  # meanwhile the link itself keeps the way open
 PATH_PING_BUSY_SECONDS = 3  # while bulk moves, or the path does not answer
 PATH_PING_ANSWER_SECONDS = 3
 ENGINE_CHOICES_MAX = 4_096  # nodes whose paths' losses are remembered

@@ -38,12 +38,11 @@ from core.secret import Secret
 from mesh.budget import Budget
 from mesh.errors import NotTrusted
 from mesh.hello import INCARNATION_BYTES, Peer
-from mesh.messages import TYPES, Body, Mtu
+from mesh.messages import TXID_BYTES, TYPES, Body, Mtu
 from mesh.roster import Member, Roster
 from mesh.window import Window
 
 FIRST_BYTE = 0x13
-TXID_BYTES = 8
 _PREFIX = bytes([FIRST_BYTE]) + b"p\x01"
 _HEADER = Struct(">3s32s16sQ")
 _NONCE_ZEROS = bytes(4)

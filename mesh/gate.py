@@ -25,11 +25,12 @@ from mesh.frames import FrameType
 from mesh.gossip import Gossip
 from mesh.link import read_frame
 from mesh.members.authoring import Author
-from mesh.pairing import Greeter, Outcome, Progress, Stranger
+from mesh.pairing import Greeter, Outcome, Stranger
 from mesh.quic.connection import Connection
 from mesh.quic.endpoint import ALPN_PAIR, Endpoint
 from mesh.quic.engine import Kind
 from mesh.quic.stream import QuicStream
+from mesh.visitors import Progress
 from mesh.wire import Address
 
 _log = logging.getLogger(__name__)
@@ -37,7 +38,9 @@ _BROKEN = (trio.BrokenResourceError, trio.ClosedResourceError, trio.EndOfChannel
 
 
 class Visitor(Protocol):
-    """The newcomer's side: mesh.pairing's Joiner or Recoverer."""
+    """The newcomer's side: mesh.visitors' Joiner, Returner or Recoverer."""
+
+    hint: str  # what may be wrong if the member says nothing
 
     def receive_untrusted(self, data: bytes, now_s: int) -> Progress:
         """Answer one message of the member."""
@@ -157,7 +160,7 @@ async def come_in(
     somebody must approve. LinkError if nobody lets us in; what else is raised, the mesh has said.
     """
     left = list(places)
-    failure: LinkError = Unreachable("nobody answers at the addresses of this invite")
+    failure: LinkError = Unreachable("nobody answers at any of these addresses")
     while left:
         found = await _reach(endpoint, left)
         if found is None:
@@ -200,8 +203,10 @@ async def _talk(
     now_ms: Callable[[], int],
     waiting: Callable[[bytes], None],
 ) -> Progress:
+    hint = None
     try:
         newcomer = visitor(connection.leaf)
+        hint = newcomer.hint
         with trio.fail_after(limits.PAIR_SECONDS_MAX):
             stream = await connection.accept_stream()
             turn = trio.Lock()  # of sending: a PING may be due while we say something
@@ -214,7 +219,6 @@ async def _talk(
     except (*_BROKEN, LinkError) as e:
         if isinstance(e, NotTrusted):
             raise
-        hint = "is the invite of this mesh, and was it typed right?"
         raise Unreachable("the member has closed without a word", hint=hint) from e
     finally:
         connection.close(0, "")

@@ -14,6 +14,7 @@ them never waits for the peer, so two nodes that ask each other much do not wait
 """
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -93,6 +94,9 @@ class Link:
         self._heard = trio.Event()
         self._asked = trio.Event()
         self._heard_at = self._used_at = trio.current_time()
+        self._said_at = -math.inf  # the first thing since we heard of the peer
+        self._beside = 0  # what is under way beside it: lanes of ours
+        self._rest = trio.CancelScope()  # until the peer has been silent for too long
 
     @property
     def node(self) -> NodeId:
@@ -130,6 +134,7 @@ class Link:
             self._number += 1
             number = self._number
             self._waiting[number] = waiting = _Waiting()
+            self._said()
             try:
                 await self._send(FrameType.REQUEST, number, name, arguments)
                 await waiting.done.wait()
@@ -146,6 +151,7 @@ class Link:
         """Tell; the peer may not listen."""
         self._check_open()
         self._used_at = trio.current_time()
+        self._said()
         await self._send(FrameType.NOTICE, name, arguments)
 
     async def open_stream(self, kind: str, *arguments: object) -> QuicStream:
@@ -157,6 +163,7 @@ class Link:
         self._check_open()
         self._used_at = trio.current_time()
         stream = await self.connection.open_stream()
+        self._said()
         try:
             await stream.send_all(opening)
         except BaseException as e:
@@ -237,6 +244,7 @@ class Link:
                 self._used_at = self._heard_at
                 if self._answering < limits.LINK_SERVED_MAX:
                     self._answering += 1
+                    self._stir()
                     nursery.start_soon(self._answer, number, name, arguments)
                 else:  # only a peer that asks more than is allowed waits for its own reading here
                     await self._reply(frames.encode(FrameType.FAILURE, number, "busy"))
@@ -332,6 +340,7 @@ class Link:
 
     async def _serve(self, stream: QuicStream) -> None:
         self._used_at = trio.current_time()
+        self._stir()
         try:
             opening, _ = await self._attempt("opened a stream", _opening_untrusted(stream))
             if opening is not None:
@@ -367,14 +376,41 @@ class Link:
 
     # --- keeping it -------------------------------------------------------------------------------
 
+    def lean(self, *, on: bool) -> None:
+        """Something beside it hangs on it (or no more): it notices sooner that nobody is there."""
+        self._beside += 1 if on else -1
+        self._stir()
+
+    def _said(self) -> None:
+        """Whoever says something cannot wait long to learn that nobody is there."""
+        if self._said_at <= self._heard_at:
+            self._said_at = trio.current_time()
+            self._stir()
+
+    def _stir(self) -> None:
+        """A link that was at rest is in use: look after it sooner."""
+        self._rest.deadline = min(self._rest.deadline, self._quiet_until())
+
+    def _quiet_until(self) -> float:
+        """When the peer has been silent for too long."""
+        if self._said_at > self._heard_at:
+            return self._said_at + limits.LINK_ANSWER_SECONDS
+        if self.is_used or self._beside:
+            return self._heard_at + limits.LINK_SILENCE_SECONDS
+        dialled = self.connection.dialled
+        rest_s = limits.LINK_REST_DIALLER_SECONDS if dialled else limits.LINK_REST_SECONDS
+        return self._heard_at + rest_s
+
     async def _watch(self) -> None:
         """Ask whether the peer is still there, when it has been silent; end what nobody uses."""
         while True:
-            with trio.CancelScope(deadline=self._heard_at + limits.LINK_SILENCE_SECONDS):
+            with trio.CancelScope(deadline=self._quiet_until()) as self._rest:
                 await self._asked.wait()
             is_asked, self._asked = self._asked.is_set(), trio.Event()
             now = trio.current_time()
-            if not is_asked and now < self._heard_at + limits.LINK_SILENCE_SECONDS:
+            if self._said_at > self._heard_at and not self.connection.figures().in_flight_bytes:
+                self._heard_at = self._said_at  # it has acknowledged all of it: it was there
+            if not is_asked and now < self._quiet_until():
                 continue
             if self._is_needed:
                 self._used_at = now

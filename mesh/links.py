@@ -165,6 +165,11 @@ class Links:
         for link in self.all():
             link.ask()
 
+    def nudge_one(self, node: NodeId) -> None:
+        """This node is there again: if its link is kept, try now."""
+        if kept := self._kept.get(node):
+            kept.nudged.set()
+
     def drop(self, node: NodeId, word: str) -> None:
         """End what there is with this node, at once: it does not belong here any more."""
         self.forget(node)

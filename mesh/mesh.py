@@ -2,14 +2,15 @@
 
     wire -> endpoint -> links -> gossip        who belongs, equal everywhere
               '-> port -> paths     '-> whereabouts     who is where
-                                    '-> bulk            much data, by lanes
+                  '-> liveness      '-> bulk            much data, by lanes
 
 A link is kept to every member whose address is known, as long as they are few; with more members
-than LINKS_KEPT_MAX the nearest by id are kept and the others are dialled when they are needed.
+than LINKS_KEPT_MAX some are chosen (mesh/neighbours.py), and others dialled when they are needed.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Protocol
 
 import trio
@@ -29,8 +30,10 @@ from mesh.lanes.unix import UnixDoor
 from mesh.leaf import Leaf
 from mesh.link import Link, Services
 from mesh.links import Context, Links
+from mesh.liveness import Around, Liveness
 from mesh.members.authoring import Author
 from mesh.members.membership import Changes, Membership
+from mesh.neighbours import neighbours
 from mesh.paths import Paths
 from mesh.port import Port
 from mesh.quic.connection import Connection
@@ -51,6 +54,9 @@ class Keeper(Protocol):
 
     async def save_records(self, data: bytes) -> None:
         """Keep the addresses of others; losing them costs time."""
+
+    async def save_presence(self, data: bytes) -> None:
+        """Keep who was away for how long; losing it costs patience."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +95,7 @@ class Mesh:
         )
         setup = Setup(self.leaf, own.engines, alpns=(ALPN_LINK, ALPN_PAIR), entropy=own.entropy)
         self.endpoint = Endpoint(wire, setup, self._datagram_arrived)
-        self.port = Port(
-            self._datagrams, self.endpoint.send_datagram, own.now_ms, self._load, own.entropy
-        )
+        self.port = Port(self._datagrams, self.endpoint.send_datagram, own.now_ms, own.entropy)
         context = Context(
             own=speaker,
             leaf=self.leaf.der,
@@ -110,10 +114,11 @@ class Mesh:
         doors = Doors([door for door in (own.tcp, own.unix) if door is not None])
         self.bulk = Bulk(self.links, doors, self.paths, tag, self._tcp_port)
         self.author = Author(membership, speaker.key)
+        self.liveness = Liveness(self.port, self.links, self._around(), keeper.save_presence)
         self.gate = Gate(self.author, self.leaf.der, self.gossip, own.now_ms, own.entropy)
         self._kept: set[NodeId] = set()
         self.links.watch(self._link_changed)
-        self.gossip.watch(lambda _changes: self.keep_links())
+        self.gossip.watch(lambda _changes: self._members_changed())
         self.whereabouts.watch(self._moved)
 
     @property
@@ -130,16 +135,39 @@ class Mesh:
         """Serve until cancelled; then every peer is told."""
         parts = (self.endpoint, self.port, self.links, self.paths, self.gossip, self.bulk)
         async with trio.open_nursery() as nursery:
-            for part in (*parts, self.whereabouts):
+            for part in (*parts, self.whereabouts, self.liveness):
                 await nursery.start(part.run)
             self.keep_links()
             task_status.started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                # All are cancelled at one moment, and this one at once: the endpoint still waits
+                # for its own tasks, and its wire takes what is said now.
+                self.liveness.leave()
+
+    def _around(self) -> Around:
+        def members() -> list[NodeId]:
+            return [member.node for member in self.membership.members() if member.is_active]
+
+        def addresses(node: NodeId) -> list[Address]:
+            return [way.address for way in self.whereabouts.ways(node)]
+
+        own = self.own
+        return Around(
+            own=self.node,
+            members=members,
+            addresses=addresses,
+            is_on_line=lambda: any(True for _ in own.places()),
+            now_ms=own.now_ms,
+            chance=own.chance,
+        )
 
     # --- who is linked ----------------------------------------------------------------------------
 
     def keep_links(self) -> None:
         """Look at who belongs and where they are, and keep links accordingly."""
-        wanted = set(self._wanted())
+        wanted = self._wanted()
         for node in self._kept - wanted:
             self.links.forget(node)
         for node in wanted:
@@ -147,18 +175,22 @@ class Mesh:
                 self.links.keep(node, ways)
         self._kept = wanted
 
+    def _members_changed(self) -> None:
+        self.keep_links()
+        self.liveness.members_changed()
+
     def _moved(self, node: NodeId) -> None:
         """More is known of where somebody is."""
         if node in self._kept and (ways := self.whereabouts.ways(node)):
             self.links.keep(node, ways)
 
-    def _wanted(self) -> Sequence[NodeId]:
-        others = [m.node for m in self.membership.members() if m.is_active and m.node != self.node]
-        if len(others) <= limits.LINKS_KEPT_MAX:
-            return others
-        own = int.from_bytes(self.node)
-        by_distance = sorted(others, key=lambda node: int.from_bytes(node) ^ own)
-        return by_distance[: limits.LINKS_KEPT_MAX]
+    def _wanted(self) -> set[NodeId]:
+        others = {m.node: m.dht_id for m in self.membership.members() if m.is_active}
+        own = others.pop(self.node, b"")  # none: we are put out, and nobody lets us in
+        chosen, known = neighbours(own, others), self.whereabouts.ways
+        if not any(map(known, chosen)):  # whoever can be reached knows where they are
+            chosen |= set(islice(filter(known, others), limits.LINK_RINGS))
+        return chosen
 
     def _link_changed(self, link: Link, is_up: bool) -> None:  # noqa: FBT001 - as links tell it
         if is_up:
@@ -177,6 +209,3 @@ class Mesh:
 
     def _tcp_port(self) -> int:
         return self.own.tcp.port if self.own.tcp is not None else 0
-
-    def _load(self) -> int:
-        return 0

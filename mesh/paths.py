@@ -4,7 +4,7 @@
     kind(node)               the engine to dial a node with next
     datagram_bytes(address)  the largest datagram that arrives there, for the next connection
 
-The network path of a link is asked by a sealed PING every 25 s, and every 3 s while bulk moves or
+The network path of a link is asked by a sealed PING every 240 s, and every 3 s while bulk moves or
 no answer comes; ways within the machine answer as long as the link lives. Each link has two tasks
 here, one that asks and one that looks for the largest datagram; both are gone with it.
 """
@@ -79,10 +79,12 @@ class Ways:
         """One more stream moves bulk."""
         self._streams += 1
         self._woken.set()
+        self._link.lean(on=True)
 
     def end(self) -> None:
         """One less."""
         self._streams -= 1
+        self._link.lean(on=False)
 
     def sent(self, size: int) -> None:
         """So much went over the link's own connection."""

@@ -1,12 +1,12 @@
 """Where nodes can be found: a signed record of each, passed on by all (mesh/SPEC.md, Records).
 
-    payload = [1, mesh, node, seq, created_ms, ttl_s, engines, [[kind, address]...]]
+    payload = [1, mesh, node, seq, created_ms, ttl_s, engines, [[kind, address]...], offer_bytes]
     record  = [payload bytes, signature of the node over SIG("address-record", payload)]
 
 A record replaces those of lower seq; seq is the clock at its making or one more than the last that
 is known, be it from others: so a node that lost its files, or whose clock was put back, does not
 fall behind itself. It ends ttl_s after its making, whoever passes it on. What a record says is its
-node's claim: who really is there, AUTH finds out.
+node's claim: who really is there, AUTH finds out. So is its offer, of room for others.
 """
 
 import ipaddress
@@ -26,7 +26,7 @@ from mesh.roster import Roster
 from mesh.wire import Address
 
 _VERSION = 1
-_FIELDS = 8
+_FIELDS = 9
 _NEAR_BITS = {4: 24, 6: 64}  # of an address: roughly one local network
 
 
@@ -56,10 +56,11 @@ class Record:
     ttl_s: int
     engines: Engines
     places: tuple[Place, ...]
+    offer_bytes: int  # what the node would keep for others
     data: bytes
 
     @classmethod
-    def make(
+    def make(  # noqa: PLR0913 - a record, field by field
         cls,
         key: SigningKey,
         mesh: MeshId,
@@ -68,13 +69,17 @@ class Record:
         *,
         now_ms: int,
         last_seq: int = 0,
+        offer_bytes: int = 0,
     ) -> Self:
         """A record of our own, newer than the last."""
         seq = max(now_ms, last_seq + 1)
         some = kept_places(places)
         rows = [[int(place.kind), addresses.packed(place.address)] for place in some]
         ttl_s = limits.RECORD_TTL_SECONDS
-        payload = codec.encode([_VERSION, mesh, key.public, seq, now_ms, ttl_s, int(engines), rows])
+        times = (seq, now_ms, ttl_s)
+        payload = codec.encode(
+            [_VERSION, mesh, key.public, *times, int(engines), rows, offer_bytes]
+        )
         signature = key.sign(SignLabel.ADDRESS_RECORD, payload)
         return cls.read_untrusted(codec.encode([payload, signature]))
 
@@ -105,6 +110,7 @@ class Record:
             ttl_s=ttl_s,
             engines=Engines(codec.as_uint(row[6], 32, "the engines")),
             places=_places_untrusted(row[7]),
+            offer_bytes=codec.as_uint(row[8], 63, "the offer"),
             data=data,
         )
 

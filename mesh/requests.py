@@ -10,8 +10,8 @@ from typing import NamedTuple
 from core import limits
 from core.crypto import Entropy, system_entropy
 from core.ids import NodeId
-from mesh.datagrams import TXID_BYTES, Message
-from mesh.messages import Body
+from mesh.datagrams import Message
+from mesh.messages import TXID_BYTES, Body
 
 
 class Asked(NamedTuple):

@@ -1,7 +1,8 @@
 """Who is where: address records kept, passed on, and followed (mesh/SPEC.md, Records).
 
     a link comes up         each side asks for the records it misses
-    our addresses change    a new record of ours goes to every link, and from there to everybody
+    our addresses change    a new record of ours goes to every link, and from there to everybody;
+                            the same when we offer others more or less room
     ways(node)              what to dial: the last address that worked, then by the record
 
 Our own addresses are those the kernel would send from, and those peers say they see; of these the
@@ -83,6 +84,7 @@ class Whereabouts:
         self._own = own
         self._measured = hints
         self._record: Record | None = None
+        self._offer_bytes = 0
         self._last_seq = 0  # of a record of ours, be it known only from others
         self._seen: dict[Link, Address] = {}  # where linked peers see us
         self._worked: dict[NodeId, Address] = {}
@@ -126,6 +128,13 @@ class Whereabouts:
         if self._record is None or self._record.places != self._places():
             self._renew()
 
+    def offer(self, offer_bytes: int) -> None:
+        """What we would keep for others; if it is another size than before, everybody is told."""
+        if offer_bytes != self._offer_bytes:
+            self._offer_bytes = offer_bytes
+            if self._record is not None:  # else the first one says it
+                self._renew()
+
     def saw(self, link: Link, address: Address) -> None:
         """A linked peer says where it sees us."""
         if link in self._talks and self._seen.get(link) != address:
@@ -144,7 +153,13 @@ class Whereabouts:
             self._last_seq = max(self._last_seq, known.seq)
         mesh = self._context.roster.mesh_id
         self._record = Record.make(
-            own.key, mesh, self._places(), own.engines, now_ms=now_ms, last_seq=self._last_seq
+            own.key,
+            mesh,
+            self._places(),
+            own.engines,
+            now_ms=now_ms,
+            last_seq=self._last_seq,
+            offer_bytes=self._offer_bytes,
         )
         self._last_seq = self._record.seq
         self.book.put(self._record)

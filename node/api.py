@@ -151,6 +151,14 @@ PEERS = "/v1/mesh/peers"
 APPROVE = "/v1/mesh/approve"
 REVOKE = "/v1/mesh/revoke"
 SUSPEND = "/v1/mesh/suspend"
+UNSUSPEND = "/v1/mesh/unsuspend"
+GRANT = "/v1/mesh/grant"
+DROP = "/v1/mesh/drop"
+SIGN = "/v1/mesh/sign"
+LEAVE = "/v1/mesh/leave"
+ENTER = "/v1/mesh/enter"
+DEVICE = "/v1/mesh/device"
+KIT = "/v1/mesh/kit"
 
 
 class NewMesh(Question, frozen=True):
@@ -181,6 +189,83 @@ class Who(Question, frozen=True):
     who: str
 
 
+class Signed(Question, frozen=True):
+    """A member, and what the phrase of its person has signed (SIGN), where that is needed."""
+
+    who: str
+    signatures: list[str] = []
+
+
+class NewRole(Question, frozen=True):
+    """A role for a person."""
+
+    who: str
+    role: str  # admin or admitter
+
+
+class Sign(Question, frozen=True):
+    """What would have to be signed for an act: revoke, unsuspend or leave."""
+
+    act: str
+    who: str = ""  # of leave: oneself
+
+
+class Leave(Question, frozen=True):
+    """End our own membership; what was signed knew of these operations."""
+
+    parents: list[str] = []
+    signatures: list[str] = []
+
+
+class OwnDevice(Question, frozen=True):
+    """What our phrase says of this device: a RECOVER and both its signatures, in hexadecimal."""
+
+    recover: str
+    by_user: str
+    by_device: str
+
+
+class ToSign(Answer, frozen=True):
+    """What an act is about, and whether somebody has to type the phrase for it.
+
+    The one who signs makes the bytes from these fields (mesh/SPEC.md, Membership).
+    """
+
+    act: str
+    needs_phrase: bool
+    is_own: bool  # it is about ourselves, or a device of ours
+    name: str
+    mesh: str
+    user: str
+    node: str
+    devices: list[str]  # of that person, which are not out; by name
+    lifts: list[str]
+    parents: list[str]
+    is_only_admin: bool  # nobody would be left to administer
+
+
+class Endpoint(Answer, frozen=True):
+    """Where a member was last."""
+
+    address: str
+    node: str
+
+
+class KitPlaces(Answer, frozen=True):
+    """What a recovery kit says of the mesh; empty where we are out."""
+
+    mesh: str
+    endpoints: list[Endpoint]
+
+
+class Left(Answer, frozen=True):
+    """We are in no mesh any more."""
+
+    name: str
+    files: str  # where those of the mesh are now
+    heard: bool  # a peer has taken note
+
+
 class Mesh(Answer, frozen=True):
     """The mesh this node is in."""
 
@@ -192,6 +277,8 @@ class Mesh(Answer, frozen=True):
     members: int  # devices that may connect
     linked: int
     listens_at: str
+    offer_bytes: int = 0  # what this node would keep for others
+    administers: bool = False  # whether this machine may act as an admin
 
 
 class Invited(Answer, frozen=True):
@@ -200,6 +287,7 @@ class Invited(Answer, frozen=True):
     invite: str
     voucher: str
     expires_s: int
+    is_local: bool = False  # it names no address that another machine could reach
 
 
 class InviteState(Answer, frozen=True):
@@ -234,6 +322,10 @@ class Peer(Answer, frozen=True):
     rtt_ms: float | None = None
     ways: str = ""  # a line for each way, as measured
     words: str = ""  # to compare by voice, of a device that waits for approval
+    offer_bytes: int | None = None  # what it says it would keep for others, if that is known
+    looks: str = "unknown"  # from here: alive, suspect or dead
+    presence: str = "present"  # or away, or lost: gone for longer than its habits explain
+    seen_s: float | None = None  # when it was heard last, where it is not linked
 
 
 class Peers(Answer, frozen=True):
@@ -249,6 +341,15 @@ class LinkChanged(Answer, frozen=True):
     name: str
     is_up: bool
     why: str = ""
+
+
+class PeerChanged(Answer, frozen=True):
+    """A peer has come to life, answers no more, or is away for longer than its habits explain."""
+
+    node: str
+    name: str
+    looks: str
+    presence: str
 
 
 class MembersChanged(Answer, frozen=True):

@@ -14,6 +14,9 @@
     control_socket = "/run/..."      where PORTAL_HOME is too long a path for node.sock
     listen = "[::]:27272"            where peers find this node (UDP), or a bare port
 
+    [storage]
+    offer = "500GB"                  what this node would keep for others; portal offer writes it
+
     option > environment > profile, then what it inherits > top level > built-in
 
 Every key is known and every value of its type, or nothing is done: a setting with a typing mistake
@@ -96,12 +99,13 @@ DEFAULT_PORT = 27272  # of links, UDP; the next free one if it is taken
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
-    """What the daemon is told: the table [node]."""
+    """What the daemon is told: the table [node], and the offer of [storage]."""
 
     log_level: str = "info"
     metrics: Address | None = None
     control_socket: Path | None = None
     listen: Address = Address("::", DEFAULT_PORT)
+    offer_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,11 +284,16 @@ class _Reader:
 
     def config(self, table: dict[str, Any]) -> Config:
         """The whole file."""
-        self._check_keys(table, (*_TOP_LEVEL, "profile", "node"), "")
+        self._check_keys(table, (*_TOP_LEVEL, "profile", "node", "storage"), "")
         top = {name: self._value(name, table[name], name) for name in _TOP_LEVEL if name in table}
         found = self._table(table.get("profile", {}), "profile")
         profiles = {name: self._profile(name, found[name]) for name in found}
         node = self._node(self._table(table.get("node", {}), "node"))
+        storage = self._table(table.get("storage", {}), "storage")
+        self._check_keys(storage, tuple(_STORAGE_SETTINGS), "storage")
+        if "offer" in storage:
+            offered = self._value("offer", storage["offer"], "storage.offer", _STORAGE_SETTINGS)
+            node = replace(node, offer_bytes=offered)
         config = Config(self._path, top, profiles, node)
         for name in profiles:
             list(_lineage(config, name))  # a circle is found now, not when it is used
@@ -391,6 +400,13 @@ def _size(_context: _Context, value: object) -> int:
     return value
 
 
+def _offer(context: _Context, value: object) -> int:
+    size = _size(context, value)
+    if size > limits.QUOTA_BYTES_MAX:
+        raise _WrongValue("a size that somebody may have")
+    return size
+
+
 def _duration(context: _Context, value: object) -> Duration:
     return Duration.parse(_text(context, value))
 
@@ -493,4 +509,5 @@ _NODE_SETTINGS: dict[str, _Setting] = {
     "control_socket": _path,
     "listen": _listen,
 }
+_STORAGE_SETTINGS: dict[str, _Setting] = {"offer": _offer}
 _RENAMED = {"hooks.timeout": "hooks.timeout_s"}  # in the file a time has its unit with it

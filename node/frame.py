@@ -25,7 +25,7 @@ from node.log import LEVELS, Level, Log
 from node.metrics import TEXT, Metrics, MetricsDoor, Sample, usage
 from node.systemd import Notifier, Watchdog
 
-_AT_ONCE = {"log_level"}  # in force without a new start
+_AT_ONCE = {"log_level", "offer_bytes"}  # in force without a new start
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,7 @@ class Frame:
             self._reload,
             hangup_ends=bool(sys.stdin and sys.stdin.isatty()),
         )
+        self._watchers: list[Callable[[NodeSettings], None]] = []
         self._metrics_door: MetricsDoor | None = None
         self._services: list[Service] = [self.door]
         self._started_s = time.time()
@@ -82,6 +83,11 @@ class Frame:
     def add(self, service: Service) -> None:
         """Run this one, too; started behind those that are there, stopped before them."""
         self._services.append(service)
+
+    def watch_settings(self, watcher: Callable[[NodeSettings], None]) -> None:
+        """Be told what is in force, now and whenever that changes."""
+        self._watchers.append(watcher)
+        watcher(self.settings)
 
     async def run(self) -> int:
         """Until a signal, a question or a failure ends it; the exit code."""
@@ -142,6 +148,8 @@ class Frame:
         if "log_level" in differ:
             self.log.sink.level = LEVELS[asked.log_level]
         self.settings = replace(now, **{name: getattr(asked, name) for name in differ & _AT_ONCE})
+        for watcher in self._watchers:
+            watcher(self.settings)
         told = api.ConfigReloaded(
             changed=sorted(differ & _AT_ONCE), waiting=sorted(differ - _AT_ONCE)
         )

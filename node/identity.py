@@ -184,14 +184,18 @@ class Identity:
             self._change(change)
         return self._keystore.contents.extras[_SHARE_SEED]
 
-    def add_roles(self, roles: Role, root: Root | None = None) -> None:
-        """Let this device do more in the name of its user: a new certificate, by the phrase."""
+    def add_roles(self, roles: Role, root: Root | None = None, now_s: int = 0) -> None:
+        """Let this device do more in the name of its user: a new certificate, by the phrase.
+
+        In a mesh that knows the old one it counts only if it is newer: made now.
+        """
         if roles in self.cert.roles:
             return
 
         def change(opened: Keystore) -> None:
             old = DeviceCert.open_untrusted(opened.contents.cert)
-            new = replace(old, roles=old.roles | roles)
+            created_s = max(now_s, old.created_s + 1) if now_s else old.created_s
+            new = replace(old, roles=old.roles | roles, created_s=created_s)
             user = self._root(opened.contents, root).user_identity()
             opened.contents = replace(opened.contents, cert=new.signed_by(user))
 

@@ -1,17 +1,17 @@
 """The mesh as a part of the daemon: it runs while the node does, in a mesh or waiting for one.
 
     found, join          make or enter a mesh; from then on its links run
-    invite ... revoke    write into the membership, and tell everybody
-    peers                who belongs, and how each is reached
+    invite ... drop      write into the membership, and tell everybody (node/mesh_acts.py)
+    leave                end the membership; the files are set aside, and another mesh may come
 
 What the commands ask comes by node/mesh_door.py; what is kept is in node/mesh_files.py.
 """
 
-import errno
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,37 +20,46 @@ import trio
 from core import limits
 from core.crypto import system_entropy
 from core.device_cert import DeviceCert, Role
-from core.errors import PortalError, UsageError
-from mesh.gate import come_in
-from mesh.invite import Invitation, four_words
+from core.errors import KeystoreError, PortalError, UsageError
+from core.files import sync_directory
+from core.ids import MeshId, NodeId
+from mesh.invite import Invitation
 from mesh.lanes.tcp import TcpDoor
 from mesh.lanes.unix import UnixDoor
-from mesh.leaf import Leaf
 from mesh.link import Link
 from mesh.members.authoring import found_mesh
-from mesh.members.bodies import Genesis, Invite, Reason, UserRole
+from mesh.members.bodies import Genesis, Invite, UserRole
+from mesh.members.joining import Recover
 from mesh.members.membership import Changes, Membership
 from mesh.members.state import Member
 from mesh.mesh import Mesh, Own
-from mesh.pairing import Joiner, JoinRefused, Newcomer, Refusal
-from mesh.quic.endpoint import Endpoint, Setup
 from mesh.records import Place, PlaceKind
-from mesh.udp import UdpWire
 from mesh.whereabouts import own_addresses
 from mesh.wire import Address
+from node import mesh_acts
 from node.config import Address as ListenAt
 from node.identity import Identity
 from node.log import Log
+from node.mesh_acts import Act, Words
+from node.mesh_entry import ANY_IPV4, ANY_IPV6, bound, by_invite
 from node.mesh_files import MeshFiles
+from node.network import interface_addresses
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _SALT_BYTES = 32
-_ANY_IPV6, _ANY_IPV4 = "::", "0.0.0.0"  # noqa: S104 - peers come from anywhere
-_TAKEN = {errno.EADDRINUSE, errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
 
 
 class NoMesh(PortalError):
     """This node is in no mesh yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watchers:
+    """Who is told of what happens in the mesh."""
+
+    members: Callable[[Changes], None]  # the list of members has changed
+    links: Callable[[Link, bool], None]  # a link has come, or gone
+    peers: Callable[[Mesh, NodeId], None]  # somebody looks different, or is away or lost
 
 
 class MeshService:
@@ -64,17 +73,16 @@ class MeshService:
         open_identity: Callable[[], Identity],
         listen: ListenAt,
         log: Log,
-        changed: Callable[[Changes], None],
-        link_changed: Callable[[Link, bool], None],
+        watchers: Watchers,
     ) -> None:
         self.files = MeshFiles(home)
         self._home = home
         self._open_identity = open_identity
         self._listen = listen
         self._log = log.part(self.name)
-        self._changed = changed
-        self._link_changed = link_changed
-        self._mesh: Mesh | None = None
+        self._watchers = watchers
+        self._running: _Running | None = None
+        self._offer_bytes = 0
         self._joining = trio.Lock()
         self._nursery: trio.Nursery | None = None
 
@@ -82,20 +90,24 @@ class MeshService:
         """Until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            membership = self.files.load()
-            if membership is not None:
-                await self._start(membership)
+            await self.enter()
             task_status.started()
             await trio.sleep_forever()
 
     @property
     def mesh(self) -> Mesh:
         """The mesh; NoMesh if there is none."""
-        if self._mesh is None:
+        if self._running is None:
             raise NoMesh(hint="portal mesh new NAME, or portal join INVITE")
-        return self._mesh
+        return self._running.mesh
 
     # --- entering one -----------------------------------------------------------------------------
+
+    async def enter(self) -> None:
+        """Run in the mesh whose files lie here, if there are some: a command may have come in."""
+        async with self._joining:
+            if self._running is None and (membership := self.files.load()) is not None:
+                await self._start(membership)
 
     async def found(self, name: str) -> None:
         """Begin a mesh, as its only member and first admin."""
@@ -119,58 +131,27 @@ class MeshService:
         invitation = Invitation.parse_untrusted(text)
         async with self._joining:
             self._check_free()
-            identity = self._open_identity()
-            if invitation.expired(now_ms() // 1_000):
-                raise JoinRefused(Refusal.EXPIRED)
-            if not invitation.endpoints:
-                raise UsageError("this invite names no address", hint="ask for a new one")
-            membership, at = await self._come_in(identity, invitation, waiting)
-            await trio.to_thread.run_sync(self.files.save_door, at)
+            membership, entrance = await by_invite(
+                self._open_identity(), invitation, now_ms, waiting
+            )
+            await trio.to_thread.run_sync(self.files.save_entrance, entrance)
             await self._begin(membership)
-            self._log.info("joined", mesh=membership.state.name, at=str(at))
-
-    async def _come_in(
-        self, identity: Identity, invitation: Invitation, waiting: Callable[[str], None]
-    ) -> tuple[Membership, Address]:
-        device = identity.device
-        newcomer = Newcomer(device.signing_key(), identity.cert_bytes, identity.share_seed())
-        leaf = Leaf.make(device.sign_seed)
-        endpoint = Endpoint(self._bound(_ANY_IPV6, 0), Setup(leaf), lambda _data, _source: None)
-
-        def visitor(answers: bytes) -> Joiner:
-            return Joiner(invitation, newcomer, answers)
-
-        found: tuple[Membership, Address] | PortalError
-        async with trio.open_nursery() as nursery:
-            tell = _once(nursery, waiting)
-            await nursery.start(endpoint.run)
-            places = await _resolved(invitation.endpoints)
-            try:
-                progress, at = await come_in(endpoint, places, visitor, now_ms, tell)
-            except PortalError as e:
-                found = e  # out of the nursery, which would wrap it
-            else:
-                assert progress.membership is not None
-                found = progress.membership, at
-            nursery.cancel_scope.cancel()
-        if isinstance(found, PortalError):
-            raise found
-        return found
+            self._log.info("joined", mesh=membership.state.name, at=str(entrance.at))
 
     async def _begin(self, membership: Membership) -> None:
         await trio.to_thread.run_sync(self.files.begin, membership)
         await self._start(membership)
 
     def _check_free(self) -> None:
-        if self._mesh is not None:
-            name = self._mesh.membership.state.name
+        if self._running is not None:
+            name = self._running.mesh.membership.state.name
             raise PortalError(f"this node is in the mesh {name!r} already")
 
     # --- running it -------------------------------------------------------------------------------
 
     async def _start(self, membership: Membership) -> None:
         identity = self._open_identity()
-        wire = self._bound(self._listen.host, self._listen.port)
+        wire = bound(self._listen.host, self._listen.port, self._cannot_listen)
 
         def places() -> list[Place]:
             return [Place(PlaceKind.LOCAL, address) for address in _reached_at(wire.local)]
@@ -187,16 +168,40 @@ class MeshService:
         )
         mesh = Mesh(wire, own, membership, self.files)
         self._remember(mesh)
-        mesh.links.watch(self._link_changed)
-        mesh.gossip.watch(self._changed)
+        watchers = self._watchers
+        mesh.links.watch(watchers.links)
+        mesh.gossip.watch(watchers.members)
+        mesh.liveness.watch(lambda node, _state: watchers.peers(mesh, node))
+        mesh.liveness.watch_standings(lambda node, _standing: watchers.peers(mesh, node))
+        mesh.whereabouts.offer(self._offer_bytes)
         assert self._nursery is not None
-        await self._nursery.start(mesh.run)
-        self._mesh = mesh
+        running = _Running(mesh)
+        await self._nursery.start(running.run)
+        self._running = running
         self._log.info("in the mesh", mesh=membership.state.name, listens_at=str(wire.local))
+
+    def _cannot_listen(self, at: str, error: OSError) -> None:
+        self._log.warning("cannot listen there", at=at, error=error)
+
+    def offer(self, offer_bytes: int) -> None:
+        """What this node would keep for others, from now on."""
+        self._offer_bytes = offer_bytes
+        if self._running is not None:
+            self._running.mesh.whereabouts.offer(offer_bytes)
+
+    def network_changed(self) -> None:
+        """This machine may have other addresses, and ways that failed may work."""
+        if self._running is not None:
+            self._running.mesh.links.nudge()
+            self._running.mesh.whereabouts.refresh()
 
     def _remember(self, mesh: Mesh) -> None:
         """Where others were last; what cannot be read only costs time."""
-        for name, recall in (("records are", self._recall_records), ("door is", self._recall_door)):
+        for name, recall in (
+            ("records are", self._recall_records),
+            ("absences are", self._recall_presence),
+            ("door is", self._recall_door),
+        ):
             try:
                 recall(mesh)
             except (PortalError, OSError) as e:
@@ -207,27 +212,14 @@ class MeshService:
         if records is not None:
             mesh.whereabouts.book.load_untrusted(records, now_ms())
 
+    def _recall_presence(self, mesh: Mesh) -> None:
+        if (presence := self.files.presence()) is not None:
+            mesh.liveness.remember_untrusted(presence)
+
     def _recall_door(self, mesh: Mesh) -> None:
-        """Where somebody once let us in: until we know more, anybody may be there."""
-        if (door := self.files.door()) is not None:
-            for member in mesh.membership.members():
-                mesh.whereabouts.hint(member.node, [door])
-
-    def _bound(self, host: str, port: int) -> UdpWire:
-        """The address that was asked for, with any port if that one is taken.
-
-        Without IPv6 [::] is all of IPv4. Who names one address is never heard at others.
-        """
-        hosts = (host, _ANY_IPV4) if host == _ANY_IPV6 else (host,)
-        for at_port in (port, 0):
-            for at_host in hosts:
-                try:
-                    return UdpWire.bind(at_host, at_port)
-                except OSError as e:
-                    if e.errno not in _TAKEN or (at_host, at_port) == (hosts[-1], 0):
-                        raise
-                    self._log.warning("cannot listen there", at=f"{at_host} {at_port}", error=e)
-        raise PortalError("no port can be had to listen at")
+        """Where somebody once let us in: until we know more, it is there."""
+        if (entrance := self.files.entrance()) is not None:
+            mesh.whereabouts.hint(entrance.node, [entrance.at])
 
     # --- writing into it --------------------------------------------------------------------------
 
@@ -239,7 +231,7 @@ class MeshService:
         """A fresh one, with the addresses where this node can be found."""
         mesh = self.mesh
         expires_s = int(time.time()) + lifetime_s
-        own = [place.address for place in mesh.own.places()] or [mesh.local]
+        own = [place.address for place in mesh.own.places()] or [_at_home(mesh.local)]
         # Others can let somebody in while this node sleeps.
         others = [link.connection.peer for link in mesh.links.all()]
         endpoints = [*own[:2], *(address for address in others if address is not None)]
@@ -257,46 +249,151 @@ class MeshService:
 
     async def suspend(self, member: Member) -> None:
         """Stop a device for the time being."""
-        author = self.mesh.author
-        await self._publish(author.suspend_device(member.user, member.node, now_ms()))
+        await self._publish(mesh_acts.suspend(self.mesh.author, member, now_ms()))
 
-    async def revoke(self, member: Member) -> None:
-        """Put a person out; or, of our own, this one device, while the phrase is here."""
-        mesh = self.mesh
+    def find(self, who: str) -> Member:
+        """The one device people mean, among those that are not out."""
+        return mesh_acts.find_device(self.mesh.membership, who)
+
+    def words(self, act: Act, member: Member) -> Words:
+        """What the key of the member's user has to sign for this, if the node cannot."""
+        return mesh_acts.words(self.mesh.author, act, member)
+
+    def needs_phrase(self, asked: Words) -> bool:
+        """Whether somebody must type the phrase for this: it is needed, and not here."""
+        return mesh_acts.needs_phrase(self.mesh.author, asked) and not self._has_phrase(asked)
+
+    async def revoke(self, member: Member, signatures: Sequence[bytes] = ()) -> None:
+        """Put a person out; or, of our own, this one device."""
+        given = self._signed(self.words(Act.REVOKE, member), signatures)
+        await self._publish(mesh_acts.revoke(self.mesh.author, member, given, now_ms()))
+
+    async def unsuspend(self, member: Member, signatures: Sequence[bytes] = ()) -> None:
+        """Let a device back."""
+        asked = self.words(Act.UNSUSPEND, member)
+        given = self._signed(asked, signatures)
+        for changes in mesh_acts.unsuspend(self.mesh.author, asked, given, now_ms()):
+            await self._publish(changes)
+
+    async def grant(self, member: Member, role: UserRole) -> None:
+        """Give a person a role."""
+        await self._publish(mesh_acts.grant(self.mesh.author, member, role, now_ms()))
+
+    async def drop(self, member: Member) -> None:
+        """Make a person a plain member."""
+        await self._publish(mesh_acts.drop(self.mesh.author, member, now_ms()))
+
+    def _has_phrase(self, asked: Words) -> bool:
         identity = self._open_identity()
-        if member.user == identity.user:
-            key = identity.user_key()
-            changes = mesh.author.revoke_device(key, member.node, now_ms())
-        else:
-            changes = mesh.author.revoke_user(member.user, Reason.COMPROMISED, now_ms())
-        await self._publish(changes)
+        return identity.has_phrase and asked.user == identity.user
+
+    def _signed(self, asked: Words, given: Sequence[bytes]) -> Sequence[bytes]:
+        """The signatures that were brought, or those of the phrase that is here."""
+        if not mesh_acts.needs_phrase(self.mesh.author, asked):
+            return ()
+        if not given:
+            identity = self._open_identity()
+            if asked.user != identity.user:
+                raise KeystoreError("this takes the recovery phrase of the person it is about")
+            return asked.signed(identity.user_key())
+        if len(given) != asked.count():
+            raise UsageError("the mesh has changed meanwhile", hint="try again")
+        return given
+
+    # --- leaving ----------------------------------------------------------------------------------
+
+    async def leave(
+        self, parents: Sequence[bytes] = (), signatures: Sequence[bytes] = ()
+    ) -> tuple[Path, bool]:
+        """End our membership, with all devices; where its files are now, and whether others heard.
+
+        A node that is out already, or suspended, tells nobody.
+        """
+        async with self._joining:
+            mesh = self.mesh
+            own = mesh.membership.member(mesh.node)
+            heard = False
+            if own is not None and own.is_active:
+                links = mesh.links.all()
+                others = [link for link in links if link.peer.member.user != own.user]
+                asked = self.words(Act.LEAVE, own)
+                if signatures:
+                    asked = replace(asked, parents=tuple(parents))
+                given = self._signed(asked, signatures)
+                await self._publish(mesh_acts.leave(mesh.author, asked, given, now_ms()))
+                heard = await _heard(others)
+            assert self._running is not None
+            await self._running.stop()
+            self._running = None
+            aside = await trio.to_thread.run_sync(self._set_aside, mesh.membership.mesh_id)
+            self._log.info("left", mesh=mesh.membership.state.name, files=aside)
+            return aside, heard
+
+    def _set_aside(self, mesh: MeshId) -> Path:
+        """Give the folder another name: nothing of it is deleted, and there is room for another."""
+        now = time.strftime("%Y%m%d-%H%M%S")
+        aside = self._home / f"{self.files.folder.name}.left-{mesh.short()}-{now}"
+        self.files.folder.rename(aside)
+        sync_directory(self._home)
+        return aside
+
+    async def tell_device(self, recover: tuple[bytes, bytes, bytes]) -> None:
+        """Tell the mesh of a newer certificate of this device, as its user's key has signed it."""
+        mesh = self.mesh
+        if Recover.open_untrusted(*recover).cert.node != mesh.node:
+            raise UsageError("this is about another device", hint="portal recover, there")
+        await self._publish(mesh.author.add_device(recover, now_ms()))
 
     async def _publish(self, changes: Changes) -> None:
         await self.mesh.gossip.publish(changes)
 
-    # --- looking ----------------------------------------------------------------------------------
 
-    def find(self, who: str) -> Member:
-        """The one device people mean by its name, or by the beginning of its id or its user's."""
-        wanted = who.strip().lower()
-        members = self.mesh.membership.members()
-        found = [m for m in members if m.name.lower() == wanted]
-        if not found and len(wanted) >= limits.ID_PREFIX_CHARS_MIN:
-            found = [m for m in members if _begins(m, wanted)]
-        if not found:
-            raise UsageError(f"nobody here is called {who!r}", hint="portal peers")
-        if len({m.node for m in found}) > 1:
-            names = ", ".join(f"{m.name} ({m.node.short()})" for m in found)
-            raise UsageError(f"{who!r} may be {names}", hint="use more of the id")
-        return found[0]
+class _Running:
+    """A mesh and the task it runs in."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self.mesh = mesh
+        self._scope = trio.CancelScope()
+        self._over = trio.Event()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until stopped."""
+        try:
+            with self._scope:
+                await self.mesh.run(task_status=task_status)
+        finally:
+            self._over.set()
+
+    async def stop(self) -> None:
+        """End it, and wait until it has."""
+        self._scope.cancel()
+        await self._over.wait()
+
+
+async def _heard(links: Sequence[Link]) -> bool:
+    """Whether a peer has heard that we are out: whoever has, ends the link."""
+    with trio.move_on_after(limits.LEAVE_SECONDS):
+        for link in links:
+            await link.over.wait()
+    return any(link.over.is_set() for link in links)
 
 
 def _reached_at(local: Address) -> list[Address]:
     """Where others find what listens there."""
-    if local.host not in {_ANY_IPV6, _ANY_IPV4}:
+    if local.host not in {ANY_IPV6, ANY_IPV4}:
         return [local]
-    found = own_addresses(local.port)
-    return [a for a in found if local.host == _ANY_IPV6 or ":" not in a.host]
+    found = own_addresses(local.port) or _without_routes(local.port)
+    return [a for a in found if local.host == ANY_IPV6 or ":" not in a.host]
+
+
+def _without_routes(port: int) -> list[Address]:
+    """The addresses of a machine that is not connected to the world, only to a few others."""
+    return [Address(host, port) for host in interface_addresses()]
+
+
+def _at_home(local: Address) -> Address:
+    """Where a machine finds itself that has no address at all."""
+    return Address("127.0.0.1", local.port) if local.host in {ANY_IPV6, ANY_IPV4} else local
 
 
 def now_ms() -> int:
@@ -307,12 +404,6 @@ def now_ms() -> int:
 def role_of(member: Member) -> str:
     """A user's role as a word."""
     return UserRole(member.user_role).name.lower()
-
-
-def _begins(member: Member, wanted: str) -> bool:
-    plain = wanted.replace("-", "")
-    forms = [form for one in (member.node, member.user) for form in (one.text(), one.short())]
-    return any(form.replace("-", "").startswith(plain) for form in forms)
 
 
 def _chance() -> float:
@@ -331,30 +422,3 @@ def _boot_id() -> bytes:
         return _BOOT_ID.read_bytes().strip()
     except OSError:
         return uuid4().bytes + os.getpid().to_bytes(4)
-
-
-def _once(nursery: trio.Nursery, waiting: Callable[[str], None]) -> Callable[[bytes], None]:
-    """Tells the four words of the first JOIN that waits; a thread computes them."""
-    told: set[bytes] = set()
-
-    async def tell(join: bytes) -> None:
-        waiting(" ".join(await trio.to_thread.run_sync(four_words, join)))
-
-    def heard(join: bytes) -> None:
-        if join not in told:  # whoever answers may say WAIT as often as it likes
-            told.add(join)
-            nursery.start_soon(tell, join)
-
-    return heard
-
-
-async def _resolved(endpoints: tuple[Address, ...]) -> list[Address]:
-    """Addresses for what an invite names; names are looked up."""
-    found = []
-    for endpoint in endpoints:
-        try:
-            infos = await trio.socket.getaddrinfo(endpoint.host, endpoint.port)
-        except OSError:
-            continue
-        found += [Address(str(info[4][0]), endpoint.port) for info in infos[:1]]
-    return found

@@ -23,7 +23,7 @@ UNMIRRORED = {
 
 # Libraries that have one home each: elsewhere, call that module.
 HOMES = {
-    "aioquic": {"mesh/quic/aioquic_engine.py", "mesh/quic/rate.py"},
+    "aioquic": {"mesh/quic/aioquic_engine.py", "mesh/quic/initial.py", "mesh/quic/rate.py"},
     "blake3": {"core/hashing.py"},
     "cryptography": {"core/crypto.py", "mesh/leaf.py"},
     "h11": {"node/control.py", "node/http.py"},
@@ -34,7 +34,7 @@ HOMES = {
     "msgpack": {"core/codec.py"},
     "msgspec": {
         *("node/api.py", "node/cli/portal_node.py", "node/control.py", "node/door.py"),
-        *("node/events.py", "node/cli/mesh.py"),
+        *("node/events.py", "node/cli/mesh.py", "node/cli/opening.py"),
     },
     "nacl": {"core/crypto.py"},
     "prometheus_client": {"node/metrics.py"},
@@ -46,11 +46,12 @@ HOMES = {
         *("node/daemon.py", "node/door.py", "node/events.py", "node/http.py"),
         *("node/metrics.py", "node/systemd.py"),
         *("node/mesh_files.py", "node/mesh_service.py", "node/mesh_door.py"),
+        *("node/mesh_entry.py", "node/network.py"),
         *("mesh/gate.py", "mesh/mesh.py"),
         *("mesh/lanes/doors.py", "mesh/lanes/lane.py", "mesh/lanes/memory.py"),
         *("mesh/lanes/opening.py", "mesh/lanes/tcp.py", "mesh/lanes/tls.py", "mesh/lanes/unix.py"),
         *("mesh/bulk.py", "mesh/gossip.py", "mesh/meter.py", "mesh/paths.py", "mesh/port.py"),
-        "mesh/whereabouts.py",
+        *("mesh/whereabouts.py", "mesh/liveness.py"),
         *("mesh/greeting.py", "mesh/link.py", "mesh/links.py"),
         *("mesh/udp.py", "mesh/quic/connection.py", "mesh/quic/endpoint.py", "mesh/quic/stream.py"),
     },

@@ -16,18 +16,27 @@ in which it appoints a hundred admins, and outvote the mesh with them. Then the 
 
 from collections.abc import Iterable
 
-from mesh.members.bodies import Admit, Approve, Kind, UserRole
+from mesh.members.bodies import (
+    Admit,
+    Approve,
+    CloseInvite,
+    Kind,
+    RevokeDevice,
+    RevokeUser,
+    SuspendDevice,
+    UserRole,
+)
 from mesh.members.facts import REMOVALS, Facts
 from mesh.members.knots import first_knots
 from mesh.members.opset import OpSet
 from mesh.members.rights import Rights
 from mesh.members.rules import Rules, Void
 
-# Types whose arrival can change nothing about operations that came before, by themselves.
+# Types whose arrival can change nothing about operations that came before, by themselves. Removals
+# neither, where nobody has leaned on what they take away.
 _PLAIN = {
     Kind.INVITE,
     Kind.ADMIT,
-    Kind.APPROVE,
     Kind.ADD_DEVICE,
     Kind.POLICY,
     Kind.EPOCH,
@@ -100,16 +109,32 @@ class Evaluation:
         op, facts = self.set.ops[i], self.facts
         if facts.cuts or self.set.forks:
             return False
-        if op.kind not in Kind.__members__.values():
-            return True
-        if op.kind not in _PLAIN:
-            return False
-        if isinstance(op.body, Admit) and len(facts.admits[op.body.join.invite]) > 1:
-            return False
-        if isinstance(op.body, Approve):
-            named = facts.refers.get(i)
-            return named is None or not self.rights.rivals(named)
-        return not facts.rebinds(i)
+        match op.body:
+            case Admit(join=join) if len(facts.admits[join.invite]) > 1:
+                return False
+            case Approve():
+                named = facts.refers.get(i)
+                return named is None or not self.rights.rivals(named)
+            case CloseInvite(voucher=voucher):
+                return not facts.admits.get(voucher)
+            case RevokeUser() | RevokeDevice() | SuspendDevice():
+                return self._is_quiet(op.body)
+        is_known = op.kind in Kind.__members__.values()
+        return not is_known or (op.kind in _PLAIN and not facts.rebinds(i))
+
+    def _is_quiet(self, body: RevokeUser | RevokeDevice | SuspendDevice) -> bool:
+        """Whether no operation asks for the rights of whom a removal is about.
+
+        They wrote nothing and cosigned nothing; nobody told the mesh of another device of theirs.
+        A suspension that is lifted is lifted for who knows that: nothing earlier does.
+        """
+        facts = self.facts
+        user = body.user
+        nodes = facts.devices.get(user, [])
+        return user not in facts.cosigners and not any(
+            facts.written.get(node) or len(nodes) > 1 or len(facts.bindings[node]) > 1
+            for node in nodes
+        )
 
     # --- settling ---------------------------------------------------------------------------------
 

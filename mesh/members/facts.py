@@ -68,6 +68,7 @@ class Facts:
         self.dangling: set[int] = set()  # names one that it cannot have known
         self.cuts: dict[int, int] = {}  # removal -> the last operation that counts
         self.written: dict[NodeId, list[int]] = defaultdict(list)  # by each device
+        self.cosigners: set[UserId] = set()
         self.policies: list[int] = []
         self.numbered: dict[int, list[tuple[int, int]]] = defaultdict(list)  # by type; ascending
         self.in_turn: set[int] = set()  # of those
@@ -93,35 +94,40 @@ class Facts:
         elif isinstance(body, Invite | CloseInvite | Approve):
             self._add_about_invite(i, body)
         elif isinstance(body, Grant):
-            self.reopenings[body.user].append(i)
+            self._enter(self.reopenings[body.user], i)
             for role in _ADMITTING:
                 if role <= body.role:
-                    self.grants[body.user, role].append(i)
+                    self._enter(self.grants[body.user, role], i)
         elif isinstance(body, Policy):
-            self.policies.append(i)
+            self._enter(self.policies, i)
         elif isinstance(body, Numbered):
             self._add_number(i, body.number)
         self.written[self.set.ops[i].author].append(i)
+        self.cosigners |= {cosign.user for cosign in self.set.ops[i].cosigns}
+
+    def _enter(self, table: list[int], i: int) -> None:
+        """In the total order: what the rules look at first must not hang on what came first."""
+        insort(table, i, key=self.key)
 
     def _add_genesis(self, i: int, body: Genesis) -> None:
         self.founder = body.cert.user
-        self.admissions[body.cert.user].append(i)
-        self.policies.append(i)
+        self._enter(self.admissions[body.cert.user], i)
+        self._enter(self.policies, i)
         for role in _ADMITTING:
-            self.grants[body.cert.user, role].append(i)
+            self._enter(self.grants[body.cert.user, role], i)
 
     def _add_about_invite(self, i: int, body: Invite | CloseInvite | Approve) -> None:
         if isinstance(body, Invite):
-            self.invites[body.voucher].append(i)
+            self._enter(self.invites[body.voucher], i)
         elif isinstance(body, CloseInvite):
-            self.closings[body.voucher].append(i)
+            self._enter(self.closings[body.voucher], i)
         elif (named := self._named(i, body.admission, Kind.ADMIT)) is not None:
-            self.approvals[named].append(i)
+            self._enter(self.approvals[named], i)
 
     def _add_admission(self, i: int, body: Admit) -> None:
         user, voucher = body.join.cert.user, body.join.invite
-        self.admissions[user].append(i)
-        self.admits[voucher].append(i)
+        self._enter(self.admissions[user], i)
+        self._enter(self.admits[voucher], i)
         known = [one for one in self.invites[voucher] if self.knows(i, one)]
         if not known:
             self.dangling.add(i)
@@ -129,7 +135,7 @@ class Facts:
         invite = min(known, key=self.key)
         self.terms[i] = invite
         if self.invite(invite).role == UserRole.ADMITTER:
-            self.grants[user, UserRole.ADMITTER].append(i)
+            self._enter(self.grants[user, UserRole.ADMITTER], i)
 
     def _add_number(self, i: int, number: int) -> None:
         # The next one is counted over all that came in turn, void or not; the others do not count,
@@ -150,7 +156,7 @@ class Facts:
         elif isinstance(body, Drop):
             for role in _ADMITTING:
                 if role >= body.role:
-                    self.drops[body.user, role].append(i)
+                    self._enter(self.drops[body.user, role], i)
         elif isinstance(body, SuspendDevice):
             self._add_suspension(i, body)
         else:
@@ -158,9 +164,9 @@ class Facts:
             if named is not None:
                 self.cuts[i] = named
             if isinstance(body, RevokeDevice):
-                self.device_removals[body.node].append(i)
+                self._enter(self.device_removals[body.node], i)
             else:
-                self.user_removals[body.user].append(i)
+                self._enter(self.user_removals[body.user], i)
 
     def _is_repeated(self, i: int, body: SuspendDevice | RevokeDevice | RevokeUser | Drop) -> bool:
         """Removals are compared with each other: nobody shall make that long work."""
@@ -175,7 +181,7 @@ class Facts:
 
     def _add_suspension(self, i: int, body: SuspendDevice) -> None:
         if not body.lifts:
-            self.device_removals[body.node].append(i)
+            self._enter(self.device_removals[body.node], i)
             return
         named = self._named(i, body.lifts, Kind.SUSPEND_DEVICE)
         if named is None:
@@ -185,7 +191,7 @@ class Facts:
         if suspension.node != body.node or suspension.lifts:
             self.dangling.add(i)
         else:
-            self.lifts[named].append(i)
+            self._enter(self.lifts[named], i)
 
     def _add_binding(self, i: int, body: Genesis | Admit | AddDevice) -> None:
         if isinstance(body, Admit):
@@ -195,7 +201,7 @@ class Facts:
         cert = bodies.cert_of(body)
         assert cert is not None
         bound = self.bindings[cert.node]
-        bound.append(i)
+        self._enter(bound, i)
         if min(bound, key=self.key) == i:
             self._users[cert.node] = cert.user
         if cert.node not in self.devices[cert.user]:

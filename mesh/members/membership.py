@@ -17,7 +17,7 @@ from core.ids import MeshId, NodeId, UserId
 from mesh.hello import News
 from mesh.members.bodies import Kind, UserRole
 from mesh.members.evaluate import Evaluation
-from mesh.members.operation import Operation
+from mesh.members.operation import Operation, operation_id
 from mesh.members.opset import OpSet
 from mesh.members.rules import Void
 from mesh.members.state import InviteView, Member, Review, Standing, state_after, state_of
@@ -139,6 +139,8 @@ class Membership:
         new: list[int] = []
         for data in operations:
             try:
+                if operation_id(data) in self.set:  # of these very bytes: most come several times
+                    continue
                 operation = Operation.open_untrusted(data, self.mesh_id)
                 new += self.set.add_untrusted(operation)
             except (FormatError, IntegrityError) as e:

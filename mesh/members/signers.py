@@ -190,7 +190,7 @@ class Signers:
         forked = ops[i].author if self._forked(i) else None
         if self._rights.gives.find(1, i + 1) < 0:
             return False  # nothing that came after it is decided yet
-        for node, written in facts.written.items():
+        for node, written in sorted(facts.written.items()):
             by = facts.user_of(node)
             if by is None or by == user or self._leans_on(by, user, 0):
                 continue

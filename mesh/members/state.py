@@ -12,12 +12,15 @@ from mesh.members import bodies, derive
 from mesh.members.bodies import (
     AddDevice,
     Admit,
+    CloseInvite,
     Genesis,
     Invite,
     Kind,
     Numbered,
     Policy,
     RevokeDevice,
+    RevokeUser,
+    SuspendDevice,
     UserRole,
 )
 from mesh.members.evaluate import Evaluation
@@ -148,6 +151,14 @@ def state_after(evaluation: Evaluation, before: State, new: Iterable[int]) -> St
     return _Builder(evaluation).state_after(before, list(new))
 
 
+def _with(
+    users: dict[UserId, UserRole], came: dict[UserId, UserRole], gone: set[UserId]
+) -> dict[UserId, UserRole]:
+    if not came and gone.isdisjoint(users):
+        return users
+    return {user: role for user, role in users.items() if user not in gone} | came
+
+
 class _Builder:
     def __init__(self, evaluation: Evaluation) -> None:
         self._is = evaluation
@@ -183,10 +194,11 @@ class _Builder:
         vouchers, users = self._touched(new)
         changed = {member.node: member for member in self._members(users)}
         roles = {m.user: m.user_role for m in changed.values() if self._is_member(m.user)}
+        gone = {m.user for m in changed.values()} - set(roles)
         return replace(
             before,
             members=before.members | changed if changed else before.members,
-            users=before.users | roles if roles else before.users,
+            users=_with(before.users, roles, gone),
             invites=before.invites | dict(self._invites(vouchers)) if vouchers else before.invites,
             epoch=self._latest(Kind.EPOCH) if Kind.EPOCH in kinds else before.epoch,
             committee=self._latest(Kind.COMMITTEE) if Kind.COMMITTEE in kinds else before.committee,
@@ -200,8 +212,10 @@ class _Builder:
         users: set[UserId] = set()
         for i in new:
             body = self._ops[self._facts.refers.get(i, i)].body
-            if isinstance(body, Invite):
+            if isinstance(body, Invite | CloseInvite):
                 vouchers.add(body.voucher)
+            elif isinstance(body, RevokeUser | RevokeDevice | SuspendDevice):
+                users.add(body.user)
             elif isinstance(body, Admit):
                 vouchers.add(body.join.invite)
             cert = bodies.cert_of(body)

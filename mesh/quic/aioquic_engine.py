@@ -3,8 +3,8 @@
 Slower by the packet, and the better one where packets get lost: its control can be replaced
 (mesh/quic/rate.py). Private parts used: `_initialize`, `_write_stream_limits`,
 `_write_connection_limits`, `_loss`, `_state`, `_streams`, `_close_event`;
-tests/mesh/quic/test_aioquic_engine.py notices when one of them moves. With mesh/quic/rate.py the
-only module that imports aioquic.
+tests/mesh/quic/test_aioquic_engine.py notices when one of them moves. With mesh/quic/rate.py and
+mesh/quic/initial.py the only module that imports aioquic; it is loaded when it is first needed.
 """
 
 import ssl
@@ -12,12 +12,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from aioquic import tls
-from aioquic._buffer import Buffer
-from aioquic._crypto import CryptoError
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection, QuicConnectionState
-from aioquic.quic.crypto import CryptoPair
-from aioquic.quic.packet import encode_quic_retry, pull_quic_header
+from aioquic.quic.packet import encode_quic_retry
 from aioquic.quic.packet_builder import QuicSentPacket
 
 from core import limits
@@ -149,23 +146,6 @@ class AioquicEngine:
             original_destination_cid=packet.destination,
             retry_token=token,
         )
-
-
-def is_sealed_first_packet(data: bytes) -> bool:
-    """Whether a datagram begins with a whole Initial, of either version.
-
-    Anybody can make one, as its keys follow from its header (RFC 9001, 5.2); noise is none.
-    """
-    rest = Buffer(data=data)
-    try:
-        header = pull_quic_header(rest)
-        crypto = CryptoPair()
-        version = header.version or 0
-        crypto.setup_initial(header.destination_cid, is_client=False, version=version)
-        crypto.decrypt_packet(data[: header.packet_length], rest.tell(), 0)
-    except (ValueError, CryptoError):
-        return False
-    return True
 
 
 def _settings(terms: Terms, *, is_client: bool) -> Any:

@@ -17,6 +17,7 @@ import ipaddress
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import count
 
 import trio
@@ -27,10 +28,10 @@ from mesh.errors import Unreachable
 from mesh.leaf import Leaf
 from mesh.quic import engine
 from mesh.quic.admission import Admission, Challenge, Counters
-from mesh.quic.aioquic_engine import AioquicEngine, is_sealed_first_packet
 from mesh.quic.connection import VIOLATION, Connection
 from mesh.quic.engine import Kind, Terms
 from mesh.quic.header import destination_untrusted, first_packet_untrusted, is_quic, is_train
+from mesh.quic.initial import is_sealed_first_packet
 from mesh.quic.qh3_engine import Qh3Engine
 from mesh.quic.timers import Timers
 from mesh.wire import Address, Arrival, Wire
@@ -40,7 +41,6 @@ ALPN_PAIR = "portal-pair/1"
 
 _PORTS = 65_536
 _BREATH_SECONDS = 0.001
-_ENGINES: dict[Kind, engine.Engine] = {Kind.QH3: Qh3Engine(), Kind.AIOQUIC: AioquicEngine()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Endpoint:
         self._setup = setup
         self._on_datagram = on_datagram
         self._admission = Admission(setup.entropy, self.counters)
-        self._engines = {kind.version: _ENGINES[kind] for kind in setup.engines}
+        self._kinds = {kind.version: kind for kind in setup.engines}
         self._has_ended = False
         self._by_cid: dict[bytes, Connection] = {}
         self._alive: dict[int, Connection] = {}
@@ -106,7 +106,7 @@ class Endpoint:
         if (why := self._cannot_dial(to, kind)) is not None:
             raise Unreachable(why, where=str(to))
         terms = self._terms((alpn,), datagram_bytes)
-        machine = _ENGINES[kind].dial(terms, to, trio.current_time())
+        machine = engine_of(kind).dial(terms, to, trio.current_time())
         connection = self._added(Connection(machine, self._flush, dialled=True))
         self._flush(connection)
         try:
@@ -177,8 +177,8 @@ class Endpoint:
     def _first(self, data: bytes, source: Address, now: float) -> Connection | None:
         """A new connection, if these bytes open one."""
         packet = first_packet_untrusted(data)
-        answerer = self._engines.get(packet.version) if packet else None
-        if packet is None or answerer is None or not is_sealed_first_packet(data):
+        kind = self._kinds.get(packet.version) if packet else None
+        if packet is None or kind is None or not is_sealed_first_packet(data):
             self.counters.strangers_dropped += 1
             return None
         if len(self._alive) >= limits.CONNECTIONS_MAX:
@@ -186,10 +186,10 @@ class Endpoint:
             return None
         verdict = self._admission.judge_untrusted(packet, source, now)
         if isinstance(verdict, Challenge):
-            self.send_datagram(answerer.retry(packet, *verdict), source)
+            self.send_datagram(engine_of(kind).retry(packet, *verdict), source)
         if verdict is None or isinstance(verdict, Challenge):
             return None
-        machine = answerer.answer(self._terms(self._setup.alpns), *verdict)
+        machine = engine_of(kind).answer(self._terms(self._setup.alpns), *verdict)
         machine.receive(data, len(data), source, now)
         if machine.is_idle:  # the engine sees no first packet in it
             self.counters.strangers_dropped += 1
@@ -333,6 +333,16 @@ class Endpoint:
     def _terms(self, alpns: tuple[str, ...], datagram_bytes: int | None = None) -> Terms:
         setup = self._setup
         return Terms(alpns, setup.leaf, setup.idle_s, datagram_bytes or setup.datagram_bytes)
+
+
+@cache
+def engine_of(kind: Kind) -> engine.Engine:
+    """The engine of this kind. The reference is loaded when it is first needed: many never do."""
+    if kind is Kind.QH3:
+        return Qh3Engine()
+    from mesh.quic.aioquic_engine import AioquicEngine  # noqa: PLC0415 - see above
+
+    return AioquicEngine()
 
 
 def _trains(arrival: Arrival) -> Iterator[bytes]:

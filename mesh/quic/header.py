@@ -60,6 +60,15 @@ def first_packet_untrusted(data: bytes) -> FirstPacket | None:
     return FirstPacket(version, destination, source, data[at : at + token_length])
 
 
+def sealed_part_untrusted(data: bytes) -> tuple[int, int]:
+    """Where the packet number of a first packet begins, and where it says that it ends itself."""
+    _, at = _prefixed(data, 5)
+    _, at = _prefixed(data, at)
+    token_length, at = _varint(data, at)
+    length, at = _varint(data, at + token_length)
+    return at, at + length
+
+
 def _prefixed(data: bytes, at: int) -> tuple[bytes, int]:
     # The datagram has INITIAL_BYTES_MIN: neither the ids nor the lengths reach its end.
     end = at + 1 + data[at]

@@ -124,7 +124,7 @@ def _pipeline_rate(noise: bytes, keys: Any) -> float:
     async def work() -> None:
         async with open_packer(keys, deliver) as packer:
             for _ in range(_STREAM_BYTES // len(noise)):
-                await packer.pump(cut_large(io.BytesIO(noise).read, chunker))
+                await packer.pump(cut_large(io.BytesIO(noise).readinto, chunker))
 
     return _rate(_STREAM_BYTES, lambda: run.run_trio(work))
 

@@ -99,6 +99,27 @@ def complete_snapshots(
     return found[:_SNAPSHOTS_MAX]
 
 
+def complete_members(
+    _context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> "list[CompletionItem[str]]":
+    """The names of devices that begin so, if a node runs here that can be asked."""
+    from click.shell_completion import CompletionItem
+
+    from node import api
+    from node.cli import opening
+
+    try:
+        found = opening.node_here().get(api.PEERS, api.Peers).peers
+    except (PortalError, OSError):
+        return []
+    begun = incomplete.lower()
+    return [
+        CompletionItem(one.name, help=f"{one.standing}, {one.role}")
+        for one in found
+        if one.name.lower().startswith(begun)
+    ]
+
+
 def _live_snapshots(context: click.Context) -> "Sequence[Snapshot]":
     from node import identity
     from node.cli import opening

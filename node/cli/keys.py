@@ -10,11 +10,12 @@ from core.errors import KeystoreError, PortalError, UsageError
 from node.cli import secrets_input
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from core.ids import MeshId
     from core.keys import Root
     from core.keystore import Slot
-    from core.recovery_kit import RecoveryKit
+    from core.recovery_kit import Endpoint, RecoveryKit
     from core.secret import Secret
     from core.slots import Provider
     from node.identity import Identity
@@ -173,7 +174,7 @@ def recovery_kit(
     if output is not None and output.suffix not in {".html", ".txt"}:
         raise UsageError("a page ends in .html or .txt", where=str(output))
     mine = open_identity(passphrase_file)
-    kit = mine.recovery_kit()
+    kit = _with_mesh(mine)
     if output is None:
         click.echo(kit_page.text_page(kit).reveal().decode(), nl=False)
     else:
@@ -231,21 +232,65 @@ def recover_identity(
     here from now on.
     """
     from node.home import portal_home
-    from node.identity import recover, root_untrusted
+    from node.identity import recover
 
-    text = secrets_input.recovery_text(kit_file)
-    on_top = None
-    if with_passphrase:
-        prompt = "passphrase on top of the phrase"
-        on_top = secrets_input.needed(
-            secrets_input.passphrase_source(prompt=prompt, environment=False)
-        )
-    root = root_untrusted(text.reveal().decode("utf-8", "replace"), on_top)
+    root, _ = typed_root({"kit_file": kit_file, "on_top": with_passphrase})
     mine = recover(portal_home(), root, name=name, passphrase=passphrase, now_s=now_s)
     return mine, root
 
 
+def typed_root(asked: dict[str, Any]) -> "tuple[Root, RecoveryKit | None]":
+    """What grows from the words or the kit that are given now; and the kit, if it is one.
+
+    `asked` are opening.phrase_options, and perhaps a file with the passphrase on top.
+    """
+    from core.recovery_kit import RecoveryKit
+    from node.identity import is_kit, root_untrusted
+
+    text = secrets_input.recovery_text(asked["kit_file"]).reveal().decode("utf-8", "replace")
+    on_top = None
+    if asked["on_top"]:
+        prompt, file = "passphrase on top of the phrase", asked.get("passphrase_file")
+        source = secrets_input.passphrase_source(file, prompt=prompt, environment=False)
+        on_top = secrets_input.needed(source)
+    return root_untrusted(text, on_top), RecoveryKit.parse_untrusted(text) if is_kit(text) else None
+
+
 # --- parts ----------------------------------------------------------------------------------------
+
+
+def _with_mesh(mine: "Identity") -> "RecoveryKit":
+    """The kit, with the mesh this machine is in, and where some of its members were last."""
+    import time
+    from dataclasses import replace
+
+    from node import kit_places
+    from node.control import NotRunning
+
+    kit = mine.recovery_kit()
+    if not kit_places.is_in_mesh(mine.home):
+        return kit
+    try:
+        try:
+            mesh, endpoints = _asked_of_node()
+        except NotRunning:
+            now_ms = time.time_ns() // 1_000_000
+            mesh, endpoints = kit_places.of_files(mine.home, mine.node, now_ms)
+    except (PortalError, OSError) as e:
+        click.echo(f"portal: the kit names no mesh: {e}", err=True)
+        return kit
+    return replace(kit, mesh=mesh, endpoints=tuple(endpoints))
+
+
+def _asked_of_node() -> "tuple[MeshId | None, Sequence[Endpoint]]":
+    from core.ids import MeshId, NodeId
+    from core.recovery_kit import Endpoint
+    from node import api
+    from node.cli import opening
+
+    found = opening.node_here().get(api.KIT, api.KitPlaces)
+    endpoints = [Endpoint(one.address, NodeId.parse_untrusted(one.node)) for one in found.endpoints]
+    return MeshId.parse_untrusted(found.mesh) if found.mesh else None, endpoints
 
 
 def open_identity(passphrase_file: Path | None) -> "Identity":

@@ -1,6 +1,7 @@
-"""`portal mesh`, `invite`, `join`, `peers` ...: the people whose machines keep each other's files.
+"""`portal mesh`, `invite`, `join`, `peers`: the people whose machines keep each other's files.
 
-All of it is asked of the running node, which holds the links; where none runs, that is said.
+What members decide about each other is in node/cli/members.py. All of it is asked of the running
+node, which holds the links; where none runs, that is said.
 """
 
 import sys
@@ -13,6 +14,7 @@ import click
 
 from core.errors import PortalError, UsageError
 from node.cli import opening
+from node.cli.progress import since_text, size_text
 from node.cli.values import parse_seconds, parse_size
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ def new_command(name: str) -> None:
     from node.identity import open as open_identity
     from node.identity import root_untrusted
 
-    node = _node()
+    node = opening.node_here()
     _check_no_mesh(node)  # told before a phrase is asked for
     identity = open_identity(portal_home().absolute())
     if Role.ADMIN not in identity.cert.roles:
@@ -50,6 +52,37 @@ def new_command(name: str) -> None:
         identity.add_roles(Role.ADMIN, root)
     found = node.post(api.MESH, api.Mesh, api.NewMesh(name=name))
     click.echo(f"The mesh {found.name} has begun. Let others in with: portal invite")
+    _tell_of_kit()
+
+
+@mesh.command()
+@opening.phrase_options
+def administer(**asked: Any) -> None:
+    """Let this machine act as an admin, if you are one: takes the recovery phrase, once.
+
+    Needed where another admin has made you one; who begins a mesh administers it from there.
+    """
+    from core import process
+    from core.device_cert import Role
+    from node import api, mesh_entry
+    from node.cli.keys import open_identity, typed_root
+
+    process.forbid_core_dumps()
+    node = opening.node_here()
+    found = node.get(api.MESH, api.Mesh)
+    if found.role != "admin":
+        raise UsageError("you are no admin of this mesh", hint="an admin can make you one")
+    if found.administers:
+        click.echo("this machine administers the mesh already", err=True)
+        return
+    identity = open_identity(None)
+    root = None if identity.has_phrase else typed_root(asked)[0]
+    identity.add_roles(Role.ADMIN, root, int(time.time()))
+    said = mesh_entry.own_device(identity, identity.user_key(root), found.mesh, int(time.time()))
+    recover, by_user, by_device = (one.hex() for one in said)
+    question = api.OwnDevice(recover=recover, by_user=by_user, by_device=by_device)
+    node.post(api.DEVICE, api.Done, question)
+    click.echo(f"This machine administers the mesh {found.name} now.")
 
 
 @mesh.command("status")
@@ -58,9 +91,9 @@ def status_command(*, as_json: bool) -> None:
     """Show the mesh this node is in."""
     from node import api
 
-    found = _node().get(api.MESH, api.Mesh)
+    found = opening.node_here().get(api.MESH, api.Mesh)
     if as_json:
-        _echo_json("mesh", found)
+        opening.echo_json("mesh", found)
         return
     rows = [
         ("mesh", f"{found.name}, {_devices(found.members)}, {found.linked} linked"),
@@ -68,6 +101,7 @@ def status_command(*, as_json: bool) -> None:
         ("we are", f"{found.role} {found.user}"),
         ("this node", found.node),
         ("listens at", found.listens_at),
+        ("offers", size_text(found.offer_bytes) if found.offer_bytes else "nothing yet"),
     ]
     for name, value in rows:
         click.echo(f"{name:<10} {value}")
@@ -92,9 +126,9 @@ def invite(*, as_json: bool, no_qr: bool, expires: str, quota: str, **asked: Any
     question = api.NewInvite(
         lifetime_s=parse_seconds(expires), quota_bytes=parse_size(quota), **asked
     )
-    made = _node().post(api.INVITES, api.Invited, question)
+    made = opening.node_here().post(api.INVITES, api.Invited, question)
     if as_json:
-        _echo_json("invite", made)
+        opening.echo_json("invite", made)
         return
     if not no_qr and sys.stdout.isatty():
         from node.cli.kit_page import text_qr
@@ -103,6 +137,9 @@ def invite(*, as_json: bool, no_qr: bool, expires: str, quota: str, **asked: Any
     click.echo(made.invite)
     until = time.strftime("%Y-%m-%d %H:%M", time.localtime(made.expires_s))
     click.echo(f"\nGood once, until {until}. On the other machine: portal join", err=True)
+    if made.is_local:
+        hint = "this machine has no address that others could reach: good on this machine only"
+        click.echo(f"portal: {hint}", err=True)
 
 
 @click.command()
@@ -113,12 +150,13 @@ def join(code: str | None) -> None:
 
     if code is None or code == "-":
         code = _typed_code()
-    node = _node()
+    node = opening.node_here()
     node.status()
     click.echo("asking to be let in (if somebody has to approve, this waits for it) ...", err=True)
     with _words_shown(node):
         found = node.post(api.JOIN, api.Mesh, api.JoinMesh(invite=code), patient=True)
     click.echo(f"This machine is in the mesh {found.name}: {_devices(found.members)}.")
+    _tell_of_kit()
 
 
 @click.command()
@@ -128,14 +166,14 @@ def invites(*, as_json: bool, voucher: str | None) -> None:
     """Show every invite and what became of it."""
     from node import api
 
-    node = _node()
+    node = opening.node_here()
     if voucher is not None:
         node.delete(api.INVITE.format(voucher=voucher), api.Done)
         click.echo(f"taken back: {voucher}")
         return
     found = node.get(api.INVITES, api.Invites)
     if as_json:
-        _echo_json("invites", found)
+        opening.echo_json("invites", found)
         return
     for one in found.invites:
         until = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.expires_s))
@@ -152,9 +190,9 @@ def peers(*, as_json: bool, verbose: bool) -> None:
     """Show who belongs to the mesh, and how each is reached."""
     from node import api
 
-    found = _node().get(api.PEERS, api.Peers)
+    found = opening.node_here().get(api.PEERS, api.Peers)
     if as_json:
-        _echo_json("peers", found)
+        opening.echo_json("peers", found)
         return
     for one in found.peers:
         click.echo(_peer_line(one))
@@ -174,43 +212,6 @@ def whoami() -> None:
     click.echo(f"user  {found.user.text()}\nnode  {found.node.text()}")
 
 
-@click.command()
-@click.argument("who")
-def approve(who: str) -> None:
-    """Say yes to WHO waits to be let in; compare the four words by voice before."""
-    from node import api
-
-    _node().post(api.APPROVE, api.Done, api.Who(who=who))
-    click.echo(f"{who} is let in")
-
-
-@click.command()
-@click.argument("who")
-@opening.yes_option
-def revoke(who: str, *, yes: bool) -> None:
-    """Put WHO out of the mesh for good: a person, or one device of your own.
-
-    Their links end at once, on every member's machine. What they keep of yours they still have,
-    sealed; what you keep of theirs they may fetch for 90 days.
-    """
-    from node import api
-
-    if not yes:
-        click.confirm(f"Put {who} out for good?", abort=True)
-    _node().post(api.REVOKE, api.Done, api.Who(who=who))
-    click.echo(f"{who} is out")
-
-
-@click.command()
-@click.argument("who")
-def suspend(who: str) -> None:
-    """Stop the device WHO for the time being, until its person lets it back."""
-    from node import api
-
-    _node().post(api.SUSPEND, api.Done, api.Who(who=who))
-    click.echo(f"{who} is suspended")
-
-
 # --- parts ----------------------------------------------------------------------------------------
 
 
@@ -227,11 +228,15 @@ def _check_no_mesh(node: "Control") -> None:
         raise PortalError(f"this node is in the mesh {found.name!r} already")
 
 
-def _node() -> "Control":
-    from node.control import Control
+def _tell_of_kit() -> None:
+    """A kit that was printed before names no mesh: one that does is found back without thinking."""
     from node.home import portal_home
+    from node.identity import open as open_identity
 
-    return Control(portal_home().absolute())
+    with suppress(PortalError, OSError):  # where it opens without typing
+        if open_identity(portal_home().absolute()).has_phrase:
+            told = "print the recovery kit again, it names the mesh now: portal recovery-kit"
+            click.echo(told, err=True)
 
 
 @contextmanager
@@ -275,16 +280,20 @@ def _peer_line(one: "api.Peer") -> str:
     elif one.linked:
         state = f"linked, {one.address}, {one.rtt_ms:.1f} ms"
     else:
-        state = "not linked" if one.standing == "active" else one.standing
-    return f"{one.name:<20} {short}  {one.role:<8} {state}"
+        state = _absence(one) if one.standing == "active" else one.standing
+    offers = f", offers {size_text(one.offer_bytes)}" if one.offer_bytes else ""
+    return f"{one.name:<20} {short}  {one.role:<8} {state}{offers}"
+
+
+def _absence(one: "api.Peer") -> str:
+    """What is known of a member without a link."""
+    if one.looks == "alive":
+        return "alive, not linked"
+    if one.looks == "suspect":
+        return "does not answer"
+    state = one.presence if one.presence != "present" else "not linked"
+    return f"{state}, last heard {since_text(one.seen_s)} ago" if one.seen_s is not None else state
 
 
 def _devices(count: int) -> str:
     return "one device" if count == 1 else f"{count} devices"
-
-
-def _echo_json(kind: str, found: "api.Answer") -> None:
-    import msgspec
-
-    head = {"v": 1, "message_type": kind}
-    click.echo(msgspec.json.encode(head | msgspec.structs.asdict(found)))

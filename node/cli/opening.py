@@ -15,7 +15,9 @@ from node.cli.completion import complete_profiles
 if TYPE_CHECKING:
     from core.ids import VaultId
     from core.secret import Secret
+    from node.api import Answer
     from node.config import Settings
+    from node.control import Control
     from node.identity import Identity
     from portal.vault import Author, Vault
 
@@ -39,6 +41,10 @@ quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress, on
 dry_run_option = click.option("-n", "--dry-run", is_flag=True, help="Say what would be done.")
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 threads_option = click.option("--threads", type=click.IntRange(1, 256), help="Default: every core.")
+phrase_options = together(
+    click.option("--kit-file", type=PATH, help="The recovery kit, instead of typing the words."),
+    click.option("--on-top", is_flag=True, help="There is a passphrase on top of the phrase."),
+)
 vault_options = together(
     click.option("-r", "--repo", type=PATH, help="The vault. Else PORTAL_VAULT, then the profile."),
     click.option(
@@ -49,6 +55,14 @@ vault_options = together(
     ),
     secrets_input.passphrase_file_option,
 )
+
+
+def node_here() -> "Control":
+    """What asks the node of this home."""
+    from node.control import Control
+    from node.home import portal_home
+
+    return Control(portal_home().absolute())
 
 
 def settings_of(asked: dict[str, Any], **options: Any) -> "Settings":
@@ -166,6 +180,14 @@ def shown_path(path: Path) -> str:
     from core.tree.paths import shown
 
     return shown(os.fsencode(path))
+
+
+def echo_json(kind: str, found: "Answer") -> None:
+    """What the node has told, for programs."""
+    import msgspec
+
+    head = {"v": 1, "message_type": kind}
+    click.echo(msgspec.json.encode(head | msgspec.structs.asdict(found)))
 
 
 def told(error: PortalError | OSError) -> str:

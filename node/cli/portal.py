@@ -14,7 +14,9 @@ from node.cli.health import check, copy, repair, rewrite, stats
 from node.cli.keep import forget, gc, undelete
 from node.cli.keys import key, recovery_kit
 from node.cli.look import cat, diff, dump, find, ls
-from node.cli.mesh import approve, invite, invites, join, mesh, peers, revoke, suspend, whoami
+from node.cli.members import approve, drop, grant, leave, revoke, suspend, unsuspend
+from node.cli.mesh import invite, invites, join, mesh, peers, whoami
+from node.cli.offer import offer
 from node.cli.restore import restore
 from node.cli.schedule import schedule
 from node.cli.settings import config
@@ -32,7 +34,8 @@ for _command in (
     *(backup, restore, snapshots, ls, find, diff, cat, dump, tag, pin),
     *(forget, undelete, gc, check, repair, stats, copy, rewrite),
     *(init, key, recover, recovery_kit, vault),
-    *(mesh, invite, invites, join, peers, whoami, approve, revoke, suspend),
+    *(mesh, invite, invites, join, peers, whoami, approve, offer),
+    *(revoke, suspend, unsuspend, grant, drop, leave),
     *(schedule, config, completion, benchmark),
 ):
     portal.add_command(_command)

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -11,6 +10,7 @@ import click
 from core import VERSION, limits
 from core.errors import PortalError
 from node.cli import opening, run
+from node.cli.progress import since_text
 
 if TYPE_CHECKING:
     from node.api import Status
@@ -196,7 +196,7 @@ def _identity_of_stderr() -> tuple[int, int] | None:
 
 def _status_rows(found: "Status") -> list[tuple[str, str]]:
     rows = [
-        ("node", f"{found.state} since {_ago(found.started_s)}, version {found.version}"),
+        ("node", f"{found.state} since {since_text(found.started_s)}, version {found.version}"),
         ("pid", str(found.pid)),
         ("home", found.home),
         ("id", found.node),
@@ -208,16 +208,8 @@ def _status_rows(found: "Status") -> list[tuple[str, str]]:
         rows.append(("metrics", f"http://{found.metrics}/metrics"))
     for one in found.services:
         told = f": {one.complaint}" if one.complaint else ""
-        rows.append(("service", f"{one.name} {one.state} since {_ago(one.since_s)}{told}"))
+        rows.append(("service", f"{one.name} {one.state} since {since_text(one.since_s)}{told}"))
     return rows
-
-
-def _ago(then_s: float) -> str:
-    seconds = max(0, round(time.time() - then_s))
-    days, hours, minutes = seconds // 86_400, seconds // 3_600 % 24, seconds // 60 % 60
-    if days:
-        return f"{days} d {hours} h"
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds % 60} s"
 
 
 def _manager(asked: str | None) -> "Manager":

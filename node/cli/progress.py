@@ -30,6 +30,15 @@ def time_text(seconds: float) -> str:
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
+def since_text(then_s: float) -> str:
+    """How long ago that was, for people: 3 h 12 min."""
+    seconds = max(0, round(time.time() - then_s))
+    days, hours, minutes = seconds // 86_400, seconds // 3_600 % 24, seconds // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds % 60} s"
+
+
 class Status:
     """Progress of one command; on stderr for people, on stdout as JSON."""
 

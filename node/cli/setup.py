@@ -11,10 +11,12 @@ from core.errors import PortalError, UsageError, WrongKey
 from node.cli import opening, run, secrets_input
 from node.cli.backup import first_identity
 from node.cli.completion import complete_profiles
-from node.cli.keys import recover_identity
+from node.cli.keys import recover_identity, typed_root
+from node.cli.values import parse_endpoint
 
 if TYPE_CHECKING:
     from core.keys import Root
+    from core.recovery_kit import RecoveryKit
     from portal.config import VaultName
 
 _PATH = opening.PATH
@@ -94,54 +96,75 @@ class _Growing:
 
 
 @click.command()
+@click.argument("addresses", nargs=-1, metavar="[ADDRESS]...")
 @click.option("-r", "--repo", type=_PATH, help="The vault directory that is left.")
 @click.option("-P", "--profile", help="Where the profile says.", shell_complete=complete_profiles)
-@click.option("--kit-file", type=_PATH, help="The recovery kit, instead of typing the words.")
-@click.option("--on-top", is_flag=True, help="There is a passphrase on top of the phrase.")
+@click.option("--mesh", is_flag=True, help="By the mesh, though there is a vault here.")
+@opening.phrase_options
+@click.option("--no-admin", is_flag=True, help="This machine shall not administer the mesh.")
+@opening.yes_option
 @secrets_input.passphrase_file_option
-def recover(**asked: Any) -> int:
-    """Be yourself again on a new machine: the 24 words, and a vault directory.
+def recover(addresses: tuple[str, ...], **asked: Any) -> int:
+    """Be yourself again on a new machine: the recovery kit or its 24 words, and what is left.
 
-    Makes this machine's keys from the phrase and takes the vault over; afterwards every command
-    works as it did.
+    A vault directory: makes this machine's keys from the phrase and takes the vault over;
+    afterwards every command works as it did.
+
+    Otherwise the mesh: a member that the kit names, or that you name by its ADDRESS (HOST or
+    HOST:PORT), lets this machine in as one of yours. So another machine of yours comes in, too.
     """
     from core import process
-    from node import identity
+    from node.cli import mesh_return
     from node.home import portal_home
-    from portal.vault import read_name
 
     process.forbid_core_dumps()
     path = opening.vault_path(opening.settings_of(asked))
+    named = asked["repo"] is not None or asked["profile"] is not None
+    by_mesh = asked["mesh"] or bool(addresses)
+    if named and by_mesh:
+        raise UsageError("a vault or the mesh, one after the other", hint="portal recover --help")
+    if not by_mesh and (named or (path / "config").exists()):
+        return _by_vault(path, asked)
+    mesh_return.check_free(portal_home().absolute())
+    for one in addresses:
+        parse_endpoint(one)  # a mistake is told before the phrase is asked for
+    root, kit = typed_root(asked)
+    return mesh_return.come_back(root, kit, addresses, asked)
+
+
+def _by_vault(path: Path, asked: dict[str, Any]) -> int:
+    from node import identity
+    from node.home import portal_home
+    from node.kit_places import is_in_mesh
+    from portal.vault import read_name
+
     name = read_name(path)
-    root = _root_of(path, name, asked)
+    root, kit = _root_of(path, name, asked)
     now_s = int(time.time())
     mine = identity.recover(portal_home(), root, name=run.host_name(), passphrase=None, now_s=now_s)
     mine.add_vault(name.vault, root, name.epoch)
+    if kit is not None and kit.mesh is not None and not is_in_mesh(mine.home):
+        click.echo("your kit names a mesh: portal recover --mesh goes back to it", err=True)
     return _take_over(path, mine)
 
 
-def _root_of(path: Path, name: "VaultName", asked: dict[str, Any]) -> "Root":
+def _root_of(
+    path: Path, name: "VaultName", asked: dict[str, Any]
+) -> "tuple[Root, RecoveryKit | None]":
     """Ask for the phrase that opens this vault; with another one nobody is made here."""
     from core.errors import IntegrityError
     from core.keys import VaultKeys
-    from node.identity import root_untrusted
     from portal.config import VaultConfig
     from portal.store import Store
 
-    text = secrets_input.recovery_text(asked["kit_file"])
-    on_top = None
-    if asked["on_top"]:
-        prompt, file = "passphrase on top of the phrase", asked["passphrase_file"]
-        source = secrets_input.passphrase_source(file, prompt=prompt, environment=False)
-        on_top = secrets_input.needed(source)
-    root = root_untrusted(text.reveal().decode("utf-8", "replace"), on_top)
+    root, kit = typed_root(asked)
     keys = VaultKeys.from_master(root.vault_master(name.vault, name.epoch))
     try:
         VaultConfig.open_untrusted(Store(path).read_config(), keys)
     except IntegrityError as e:
         hint = "is it the kit of another person, or is there a passphrase on top (--on-top)?"
         raise WrongKey("this phrase does not open this vault", where=str(path), hint=hint) from e
-    return root
+    return root, kit
 
 
 @click.group()

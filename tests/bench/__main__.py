@@ -21,6 +21,7 @@ BENCHES = {
     "archive": "warp archive beside tar, zstd, borg and cp",
     "vault": "portal backup and restore beside restic and borg",
     "links": "QUIC, lanes, AUTH, and lines that lose packets",
+    "members": "a thousand members, an idle node, and how long it takes to pair two",
     "stream": "frames against the bare cipher, and two processes joined by pipes",
 }
 SHORT = ["startup", "malloc", "core"]

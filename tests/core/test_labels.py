@@ -12,14 +12,14 @@ shard hash|shard name|slot key file|slot os keyring|slot passphrase|slot recover
 slot systemd credential|smt leaf|smt node|stream epoch|stream subkeys|text check
 user identity ed25519|vault cache|vault head cap|vault head hash|vault looks|vault rules
 vault master
-datagram|hello|host|lane|leaf hash|retry token
+datagram|hello|host|lane|leaf hash|link rings|retry token
 dht id|invite signing key|member operation|member state|member vector|mesh id|sas|ula host
 ula subnet
 """
 RESERVED = {"cap locator", "cap read"}
 FROZEN_SIGNED = {"device-cert", "vault-head", "auth-i", "auth-r", "address-record"} | {
     *("invite-terms", "member-cosign", "member-device", "member-operation"),
-    *("pair-join", "pair-knock", "pair-recover"),
+    *("pair-join", "pair-knock", "pair-recover", "pair-return"),
 }
 FROZEN_KINDS = {
     "KEYSTORE_PAYLOAD": 0x10,

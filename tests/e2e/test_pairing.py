@@ -2,11 +2,6 @@
 
 import os
 import signal
-import socket
-import subprocess
-import sys
-import threading
-from contextlib import ExitStack
 
 import msgspec
 import pytest
@@ -15,115 +10,17 @@ from core.ids import MeshId, UserId
 from mesh.invite import Invitation
 from mesh.wire import Address
 from node import api, identity
-from tests.support.daemon import PATIENCE_S, Node
-from tests.support.home import NOW_S, REPOSITORY, Terminal
+from tests.support.daemon import PATIENCE_S
+from tests.support.home import Terminal
+from tests.support.people import brought, village
 
 pytestmark = pytest.mark.slow
-
-PORTAL = [sys.executable, "-m", "node.cli.portal"]
-
-
-def a_free_port():
-    """One that a node keeps over its restarts, as it would at home."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Person(Node):
-    """Somebody's machine: its node on loopback, and the commands that are typed there."""
-
-    def __init__(self, place, name):
-        self.name = name
-        self.logged = []
-        folder = place / name
-        folder.mkdir()
-        made = identity.create(folder / "home", name=name, passphrase=None, now_s=NOW_S)
-        self.node, self.user = made.node.text(), made.user.text()
-        listen = f'[node]\nlisten = "127.0.0.1:{a_free_port()}"\nlog_level = "debug"\n'
-        (made.home / "config.toml").write_text(listen, encoding="utf-8")
-        super().__init__(folder)
-
-    def typed(self, *argv, code=0):
-        """A command, to its end; what it wrote to stdout, or its complaint if it failed."""
-        done = subprocess.run(
-            [*PORTAL, *argv],
-            cwd=REPOSITORY,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=PATIENCE_S,
-        )
-        assert done.returncode == code, (argv, done)
-        if code:
-            assert done.stdout == ""
-            return done.stderr.splitlines()[-1]
-        return done.stdout
-
-    def typing(self, *argv):
-        """A command that takes its time."""
-        pipe = subprocess.PIPE
-        return subprocess.Popen(
-            [*PORTAL, *argv], cwd=REPOSITORY, env=self.environment, stderr=pipe, stdout=pipe,
-            stdin=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
-
-    def invite(self, *options):
-        return self.typed("invite", *options).strip()
-
-    def peers(self):
-        return {one.name: one for one in self.control.get(api.PEERS, api.Peers).peers}
-
-    def linked(self):
-        return {name for name, one in self.peers().items() if one.linked}
-
-    def until(self, holds):
-        """Look at `holds` now, and whenever something has happened here, until it is true."""
-        happened = self.control.events()
-        next(happened)
-        in_vain = threading.Timer(PATIENCE_S, self.process.kill)  # which ends the events
-        in_vain.start()
-        try:
-            while not holds():
-                assert next(happened).kind != "stream.closed"
-        finally:
-            in_vain.cancel()
-
-    def until_linked(self, *names):
-        self.until(lambda: self.linked() == set(names))
-
-    def end(self, number=signal.SIGTERM):
-        code, told = super().end(number)
-        self.logged += told
-        return code, told
 
 
 @pytest.fixture
 def people(tmp_path):
-    """Makes people whose nodes run; at the end, what they logged holds no secret."""
-    with ExitStack() as stack:
-        made, secrets = [], []
-
-        def person(name):
-            found = stack.enter_context(Person(tmp_path, name))
-            made.append(found)
-            kit = identity.open(found.home).recovery_kit()
-            secrets.append(kit.text().reveal().decode())
-            return found
-
-        person.secrets = secrets
-        yield person
-        for one in made:
-            if one.process is not None:
-                assert one.end()[0] == 0
-            text = "\n".join(one.logged)
-            squeezed = text.replace("-", "").lower()
-            for secret in secrets:
-                assert secret not in text
-                assert secret.replace("-", "").lower()[:40] not in squeezed
-            assert "pnj1" not in text
+    with village(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture
@@ -133,12 +30,6 @@ def home(people):
     ann.typed("mesh", "new", "home")
     brought(ann, bob)
     return people, ann, bob
-
-
-def brought(inviter, who, *options):
-    code = inviter.invite(*options)
-    assert "in the mesh home: " in who.typed("join", code)
-    return code
 
 
 def test_a_newcomer_joins_and_both_see_the_link(people):

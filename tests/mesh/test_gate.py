@@ -15,9 +15,10 @@ from mesh.gate import come_in
 from mesh.invite import Invitation
 from mesh.leaf import Leaf
 from mesh.members.bodies import Invite, UserRole
-from mesh.pairing import Joiner, JoinRefused, Newcomer, Recoverer, Refusal
+from mesh.pairing import JoinRefused, Refusal
 from mesh.quic.endpoint import ALPN_PAIR, Endpoint, Setup
 from mesh.quic.engine import Kind
+from mesh.visitors import Joiner, Newcomer, Recoverer, Returner
 from tests.support.entropy import fixed_entropy
 from tests.support.hop import Path
 from tests.support.memberships import NOW_MS, NOW_S, Person, a_device, person
@@ -275,11 +276,48 @@ def test_with_the_phrase_a_member_comes_back_with_a_new_device():
 
 
 @pytest.mark.slow
+def test_with_words_alone_a_member_is_shown_its_mesh_first_and_is_no_failure():
+    async def scene(town):
+        ann, bob = town.seats
+        new = a_device(bob.who.key, "bob's next laptop")
+        again = Person("bob", bob.who.key, (new,))
+        outsider = await outside(town, again)
+        now_ms = outsider.host.now_ms
+
+        def looks(leaf):
+            return Returner(None, bob.who.key, newcomer(again), leaf)
+
+        shown, where = await come_in(outsider.endpoint, [ann.mesh.local], looks, now_ms, print)
+        assert where == ann.mesh.local
+        assert shown.membership.mesh_id == ann.mesh.membership.mesh_id
+        assert ann.mesh.membership.member(new.node) is None
+        visitor = recoverer(town, bob.who.key, again)
+        progress, _ = await come_in(outsider.endpoint, [where], visitor, now_ms, print)
+        assert progress.membership.member(new.node).is_active
+        assert not ann.mesh.gate._keeper._failures
+
+    play(scene)
+
+
+@pytest.mark.slow
+def test_nobody_at_home_is_told_whatever_was_looked_for():
+    async def scene(town):
+        eve = await outside(town)
+        dead = town.net.host().wire(PORT).local
+        visitor = recoverer(town, EVE.key, EVE)
+        with pytest.raises(Unreachable, match="at any of these addresses"):
+            await come_in(eve.endpoint, [dead], visitor, eve.host.now_ms, print)
+
+    play(scene)
+
+
+@pytest.mark.slow
 def test_the_phrase_of_a_stranger_opens_nothing():
     async def scene(town):
         eve = await outside(town)
         visitor, at = recoverer(town, EVE.key, EVE), town.seats[0].mesh.local
-        with pytest.raises(Unreachable, match="without a word"):
+        with pytest.raises(Unreachable, match="without a word") as raised:
             await come_in(eve.endpoint, [at], visitor, eve.host.now_ms, print)
+        assert "the phrase yours" in raised.value.hint
 
     play(scene)

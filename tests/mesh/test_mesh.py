@@ -4,7 +4,6 @@ import pytest
 import trio
 
 from core import limits
-from mesh import mesh as mesh_module
 from mesh.members.bodies import Reason
 from tests.support.hop import Path
 from tests.support.memberships import NOW_MS, join_of, person, seeded_key, terms
@@ -17,6 +16,11 @@ LINE = Path(delay_s=0.02, jitter_s=0.005, loss=0.01)
 
 def play(scene, names=NAMES, seed=1, path=LINE):
     simulate(partial(a_town, names=names, scene=scene), seed, path)
+
+
+async def pass_on(seconds):
+    with trio.move_on_after(seconds):
+        await trio.sleep_forever()
 
 
 def everybody_is_linked(town):
@@ -90,19 +94,25 @@ def test_who_moves_is_found_again():
 
 
 @pytest.mark.slow
-def test_of_many_members_the_nearest_by_id_are_kept(monkeypatch):
+def test_of_many_members_only_neighbours_are_kept_and_both_ends_want_it(monkeypatch):
     monkeypatch.setattr(limits, "LINKS_KEPT_MAX", 2)
-    assert mesh_module.limits is limits
+    monkeypatch.setattr(limits, "LINK_RINGS", 1)
 
     async def scene(town):
-        for seat in town.seats:
-            own = int.from_bytes(seat.node)
-            others = [other.node for other in town.seats if other is not seat]
-            nearest = sorted(others, key=lambda node: int.from_bytes(node) ^ own)[:2]
-            seat.mesh.keep_links()
-            assert set(seat.mesh._kept) == set(nearest)
+        def is_a_ring():
+            linked = {seat.node: seat.linked() for seat in town.seats}
+            return all(len(others) == 2 for others in linked.values())
 
-    play(scene)
+        await pass_on(10)  # who knows no neighbour's place asks whom it can reach
+        for seat in town.seats:
+            seat.mesh.keep_links()
+            assert len(seat.mesh._kept) == 2
+        for seat in town.seats:
+            kept_by = {other.node for other in town.seats if seat.node in other.mesh._kept}
+            assert seat.mesh._kept == kept_by
+        await town.until(is_a_ring, within_s=3 * limits.LINK_UNUSED_SECONDS)
+
+    play(scene, names=[*NAMES, "eve"])
 
 
 @pytest.mark.slow

@@ -10,16 +10,8 @@ from mesh.leaf import Leaf
 from mesh.members.bodies import Policy, Unknown, UserRole
 from mesh.members.bodies import Reason as Why
 from mesh.members.state import Standing
-from mesh.pairing import (
-    Greeter,
-    Joiner,
-    JoinRefused,
-    Message,
-    Newcomer,
-    Recoverer,
-    Refusal,
-    Stranger,
-)
+from mesh.pairing import Greeter, JoinRefused, Message, Refusal, Stranger
+from mesh.visitors import Joiner, Newcomer, Recoverer
 from tests.support.entropy import fixed_entropy
 from tests.support.memberships import (
     NOW_MS,

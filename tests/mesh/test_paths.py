@@ -64,7 +64,7 @@ async def linked(bob=BOB, seen=None):
 def test_a_path_is_asked_seldom_while_idle_and_often_while_bulk_moves():
     async def main():
         async with linked() as scene:
-            await pass_time(100)
+            await pass_time(4 * limits.PATH_PING_IDLE_SECONDS + 10)
             pings = scene.wire.pings
             assert 3 <= len([at for at in pings if at > 10]) <= 4
             ways = scene.paths.of(scene.link)
@@ -77,6 +77,26 @@ def test_a_path_is_asked_seldom_while_idle_and_often_while_bulk_moves():
             pings.clear()
             await pass_time(100)
             assert len(pings) <= 5
+
+    in_virtual_time(main)
+
+
+def test_while_bulk_moves_the_link_sees_sooner_that_nobody_is_there():
+    async def main():
+        for is_busy in (True, False):
+            async with linked() as scene:
+                ways = scene.paths.of(scene.link)
+                if is_busy:
+                    ways.begin()
+                scene.net.hook = lambda *_: []
+                began = trio.current_time()
+                await scene.link.over.wait()
+                took_s = trio.current_time() - began
+                soon_s = limits.LINK_SILENCE_SECONDS + limits.LINK_TRUST_SECONDS + 0.1
+                assert (took_s <= soon_s) is is_busy
+                if is_busy:
+                    ways.end()
+                assert not scene.link._beside
 
     in_virtual_time(main)
 
@@ -170,10 +190,11 @@ def test_a_connection_that_moved_is_another_path():
             await pass_time(1)
             await scene.far.meet(scene.near)
             ways = scene.paths.of(link := scene.near.links.get(BOB.id))
+            link.wanted = True
             before = ways.network
             scene.far.wire.moves("10.0.0.77", 77)
             await until(lambda: link.connection.peer.host == "10.0.0.77", 60)
-            await pass_time(limits.PATH_PING_IDLE_SECONDS)
+            await pass_time(limits.PATH_PING_IDLE_SECONDS + 1)
             assert ways.network != before
             assert ways.network.remote == Address("10.0.0.77", 77)
             assert "10.0.0.2" not in ways.tiers.explain(trio.current_time())

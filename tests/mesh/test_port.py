@@ -38,7 +38,7 @@ def among(test, hook=None):
 def test_a_ping_is_answered_with_what_the_other_sees():
     async def test(_net, ann, bob, _cyd):
         answered = await ann.port.ask(bob.id, bob.endpoint.local, Ping(), 1)
-        assert answered.message.body == Pong(ann.endpoint.local, 7)
+        assert answered.message.body == Pong(ann.endpoint.local)
         assert answered.message.sender == bob.id
         assert answered.rtt_s == pytest.approx(0.002)
         assert not ann.port._waiting
@@ -95,7 +95,7 @@ def test_only_who_was_asked_can_answer_but_from_anywhere():
             nursery.start_soon(ask)
             await trio.testing.wait_all_tasks_blocked()
             (txid,) = ann.port._waiting
-            forged = cyd.datagrams.seal(ann.id, Pong(None, 0), txid, ann.context.now_ms())
+            forged = cyd.datagrams.seal(ann.id, Pong(None), txid, ann.context.now_ms())
             ann.port.arrived(forged, bob.endpoint.local)
         assert asked == {"answer": None}
         assert ann.datagrams.opened == 2
@@ -254,5 +254,60 @@ def test_other_rooms_have_words_of_their_own():
         assert heard == [(ann.id, ann.endpoint.local)]
         with pytest.raises(AssertionError):
             bob.port.on(Ping, lambda *_: None)
+
+    among(test)
+
+
+def test_one_question_may_be_put_in_several_ways_and_is_answered_once():
+    async def test(net, ann, bob, _cyd):
+        net.seen = []
+        with ann.port.question(bob.id, Ping, 1) as question:
+            assert not await question.wait(0.1)
+            for at in (Address("10.0.0.77", 1), bob.endpoint.local, bob.endpoint.local):
+                ann.port.tell(bob.id, at, Ping(), question.txid)
+            assert await question.wait(1)
+            assert question.answered.message.body == Pong(ann.endpoint.local)
+            await pass_time(1)
+        assert not ann.port._waiting
+        assert len(ann.port._requests) == 0
+
+    among(test)
+
+
+def test_an_answer_may_come_in_the_hands_of_another():
+    async def test(net, ann, bob, cyd):
+        net.hook = lambda *_: []
+        with ann.port.question(bob.id, Ping, 1) as question:
+            sealed = bob.port.sealed(ann.id, Pong(None), question.txid)
+            ann.port.arrived(sealed, cyd.endpoint.local)
+            assert await question.wait(1)
+        assert bob.port.sealed(bob.id, Pong(None), question.txid) is None
+        stranger = NodeId(bytes(32))
+        assert bob.port.sealed(stranger, Pong(None), question.txid) is None
+
+    among(test)
+
+
+def test_a_question_too_many_is_none(monkeypatch):
+    async def test(_net, ann, bob, _cyd):
+        ann.port._requests._count_max = 1
+        with ann.port.question(bob.id, Ping, 1) as one, ann.port.question(bob.id, Ping, 1) as two:
+            assert one is not None
+            assert two is None
+        assert not ann.port._waiting
+
+    among(test)
+
+
+def test_whoever_says_something_is_heard_but_answers_only_when_somebody_waits():
+    async def test(_net, ann, bob, cyd):
+        heard = []
+        ann.port.listen(heard.append)
+        assert await bob.port.ask(ann.id, ann.endpoint.local, Ping(), 1)
+        assert await ann.port.ask(cyd.id, cyd.endpoint.local, Ping(), 1)
+        assert heard == [bob.id, cyd.id]
+        ann.port.arrived(bob.port.sealed(ann.id, Pong(None), b"nobody's"), bob.endpoint.local)
+        assert heard == [bob.id, cyd.id]
+        assert ann.datagrams.opened == 3
 
     among(test)

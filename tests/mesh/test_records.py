@@ -20,8 +20,9 @@ SET = Place(PlaceKind.SET, Address("2001:db8::5", 4_000))
 BOTH = Engines.QH3 | Engines.AIOQUIC
 
 
-def record(node=ANN, places=(HOME,), mesh=MESH, now=NOW, last=0):
-    return Record.make(node.speaker.key, mesh, places, BOTH, now_ms=now, last_seq=last)
+def record(node=ANN, places=(HOME,), mesh=MESH, now=NOW, last=0, offer=0):
+    key = node.speaker.key
+    return Record.make(key, mesh, places, BOTH, now_ms=now, last_seq=last, offer_bytes=offer)
 
 
 def by_hand(signer=ANN, /, **changed):
@@ -35,6 +36,7 @@ def by_hand(signer=ANN, /, **changed):
         "ttl": 86_400,
         "engines": 3,
         "places": [],
+        "offer": 0,
     }
     row.update(changed)
     payload = codec.encode(list(row.values()))
@@ -55,6 +57,16 @@ def test_a_record_survives_its_journey():
     assert made.places == (SET, OUTSIDE, HOME)  # what the owner said comes first
     assert (made.seq, made.created_ms, made.engines) == (NOW, NOW, BOTH)
     assert made.ends_ms() == NOW + limits.RECORD_TTL_SECONDS * 1_000
+
+
+def test_a_record_says_what_its_node_offers():
+    assert record().offer_bytes == 0
+    largest = record(
+        places=[Place(PlaceKind.SEEN, Address(f"2001:db8::{n}", 9)) for n in range(9)],
+        offer=limits.QUOTA_BYTES_MAX,
+    )
+    assert Record.open_untrusted(largest.data).offer_bytes == limits.QUOTA_BYTES_MAX
+    assert len(largest.data) <= limits.RECORD_BYTES_MAX
 
 
 def test_the_number_grows_even_if_the_clock_does_not():
@@ -113,6 +125,9 @@ def test_nobody_speaks_for_another():
         ("places", [[1, bytes(4) + b"\0\0"]], FormatError),
         ("places", [[1, b"\x7f\0\0\1\0\1"]] * 9, LimitExceeded),
         ("places", [[1]], FormatError),
+        ("offer", 1 << 63, FormatError),
+        ("offer", -1, FormatError),
+        ("offer", True, FormatError),
     ],
 )
 def test_fields_have_bounds(field, value, error):

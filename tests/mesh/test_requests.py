@@ -8,7 +8,7 @@ from tests.support.nodes import a_node
 
 ANN, BOB = a_node("ann").id, a_node("bob").id
 NOW = 1_800_000_000_000
-PONG = Pong(None, 0)
+PONG = Pong(None)
 
 
 def some(**how):

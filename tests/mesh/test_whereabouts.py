@@ -348,6 +348,27 @@ def test_the_kernel_knows_which_address_it_would_send_from():
         ).places
 
 
+def test_what_is_offered_is_known_everywhere_and_told_once():
+    async def main():
+        async with walking([ANN, BOB, CYD]) as walkers:
+            ann, _, cyd = walkers
+            await join_up(walkers, pairwise(range(3)))
+            await until(lambda: all(len(one.about.book) == 3 for one in walkers))
+            assert cyd.about.book.of(ann.id, now_ms()).offer_bytes == 0
+            await pass_time(3)
+            ann.about.offer(10**12)
+            await until(lambda: cyd.about.book.of(ann.id, now_ms()).offer_bytes == 10**12)
+            before = ann.about._record
+            ann.about.offer(10**12)
+            ann.about.refresh()
+            assert ann.about._record is before
+            ann.at[:] = [local("10.7.7.7")]
+            ann.about.refresh()  # and another place changes nothing of it
+            assert ann.about._record.offer_bytes == 10**12
+
+    in_virtual_time(main)
+
+
 # --- what to dial ---------------------------------------------------------------------------------
 
 

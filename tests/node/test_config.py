@@ -187,7 +187,7 @@ def test_an_empty_list_replaces_what_is_inherited(read):
         ("[profile.a.keep]\ndayly = 1", r"'dayly' in profile.a.keep \(did you mean daily\?\)"),
         ("[profile.a.hooks]\nbefor = []", r"'befor' in profile.a.hooks \(did you mean before\?\)"),
         ("[profile.a]\nkeep.within_minutely = '1d'", "unknown key 'within_minutely'"),
-        ("zzz = 1", r"unknown key 'zzz' \(there are vault, compression, profile, node\)"),
+        ("zzz = 1", r"unknown key 'zzz' \(there are vault, compression, profile, node, storage\)"),
         ("vault = 1", "vault must be one line of text"),
         ("vault = 'here'", "vault must be a path that begins with / or ~/"),
         ("vault = ''", "vault must be one line"),
@@ -331,6 +331,12 @@ def test_no_addresses(text):
         ("[node]\nmetrics = 'box:1'", "node.metrics: 'box:1' is no address"),
         ("[node]\nmetrics = 70000", "no address"),
         ("[node]\nlisten = true", "node.listen must be an address"),
+        ("[storage]\noffers = 1", "unknown key 'offers' in storage .did you mean offer"),
+        ("[storage]\noffer = true", "storage.offer must be a size"),
+        ("[storage]\noffer = -1", "storage.offer must be a size"),
+        ("[storage]\noffer = 'much'", "storage.offer: 'much' is no size"),
+        ("[storage]\noffer = '2EiB'", "storage.offer must be a size that somebody may have"),
+        ("storage = 1", "storage must be a table"),
         ("[node]\nlisten = 70000", "no address"),
         ("[node]\nlisten = 'box:1'", "node.listen: 'box:1' is no address"),
         ("[node]\ncontrol_socket = 'here'", "node.control_socket must be a path that begins"),
@@ -339,3 +345,9 @@ def test_no_addresses(text):
 def test_mistakes_in_the_table_of_the_daemon(read, text, message):
     with pytest.raises(UsageError, match=message):
         read(text)
+
+
+@pytest.mark.parametrize(("text", "size"), [("'500GB'", 500 * 10**9), ("0", 0), ("1024", 1_024)])
+def test_what_is_offered_to_others(read, text, size):
+    assert NodeSettings().offer_bytes == 0
+    assert read(f"[storage]\noffer = {text}\n[node]\n").node.offer_bytes == size

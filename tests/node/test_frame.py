@@ -47,6 +47,7 @@ def test_a_signal_ends_it_in_order_and_leaves_nothing(tmp_path, number):
         assert [(one.name, one.state) for one in found.services] == [
             ("control", "running"),
             ("mesh", "running"),
+            ("network", "running"),
         ]
         assert NodeId.parse_untrusted(found.node)
         assert UserId.parse_untrusted(found.user)

@@ -8,7 +8,8 @@ import trio
 from core import limits
 from core.errors import FormatError, LimitExceeded, NewerFormat, PortalError
 from mesh.members.membership import Changes
-from node.mesh_files import MeshFiles
+from mesh.wire import Address
+from node.mesh_files import Entrance, MeshFiles
 from tests.support.memberships import found, person
 
 ANN, BOB, CYD = person("ann"), person("bob"), person("cyd")
@@ -167,3 +168,31 @@ def test_records_are_replaced(kept):
         trio.run(files.save_records, data)
         assert files.records() == data
     assert stat.S_IMODE((members.parent / "records").stat().st_mode) == 0o600
+
+
+def test_absences_are_replaced(kept):
+    files, _, members = kept
+    assert files.presence() is None
+    for data in (b"long ago", b"now"):
+        trio.run(files.save_presence, data)
+        assert files.presence() == data
+    assert stat.S_IMODE((members.parent / "presence").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("at", [Address("192.0.2.1", 9), Address("2001:db8::1", 27272)])
+def test_who_let_us_in_is_remembered(tmp_path, at):
+    files = MeshFiles(tmp_path)
+    assert files.entrance() is None
+    files.save_entrance(Entrance(BOB.node, at))
+    assert files.entrance() == (BOB.node, at)
+
+
+def test_a_door_that_is_none_is_refused(tmp_path):
+    files = MeshFiles(tmp_path)
+    files.save_entrance(Entrance(BOB.node, Address("192.0.2.1", 9)))
+    door = tmp_path / "mesh" / "door"
+    whole = door.read_bytes()
+    for damaged in (b"", whole[:31], whole[:32], whole[:37], whole + b"x"):
+        door.write_bytes(damaged)
+        with pytest.raises(FormatError):
+            files.entrance()

@@ -8,15 +8,17 @@ import trio
 
 from core.device_cert import Role
 from core.errors import FormatError, KeystoreError, PortalError, UsageError
+from core.keys import Root
 from mesh.invite import Invitation
 from mesh.members.bodies import Invite, UserRole
 from mesh.members.state import Standing
 from mesh.pairing import JoinRefused, Refusal
 from mesh.wire import Address
-from node import identity, mesh_service
+from node import identity, mesh_entry, mesh_service
 from node.config import Address as ListenAt
 from node.log import Log, Sink
-from node.mesh_service import MeshService, NoMesh
+from node.mesh_acts import Act
+from node.mesh_service import MeshService, NoMesh, Watchers, now_ms
 from tests.support.home import NOW_S
 
 pytestmark = pytest.mark.slow
@@ -29,17 +31,20 @@ HOUR_S = 3_600
 class Seat:
     """One person, a home, and the service that runs there."""
 
-    def __init__(self, place, name, *, admin=False, listen=LOOPBACK):
+    def __init__(self, place, name, *, admin=False, listen=LOOPBACK, as_one_of=None):
         self.home, self.listen = place / name, listen
-        if not self.home.exists():
+        if as_one_of is not None:
+            identity.recover(self.home, as_one_of, name=name, passphrase=None, now_s=NOW_S)
+        elif not self.home.exists():
             made = identity.create(self.home, name=name, passphrase=None, now_s=NOW_S)
             if admin:
                 made.add_roles(Role.ADMIN)
         self.lines, self.changes, self.words = [], [], []
         self.happened = trio.Event()
         log = Log(Sink(self.lines.append))
+        watchers = Watchers(self.changed, self.linked, self.looked)
         self.service = MeshService(
-            self.home, lambda: identity.open(self.home), listen, log, self.changed, self.linked
+            self.home, lambda: identity.open(self.home), listen, log, watchers
         )
 
     def changed(self, changes):
@@ -47,6 +52,9 @@ class Seat:
         self.wake()
 
     def linked(self, _link, _is_up):
+        self.wake()
+
+    def looked(self, _mesh, _node):
         self.wake()
 
     def waiting(self, words):
@@ -65,6 +73,10 @@ class Seat:
     @property
     def node(self):
         return identity.open(self.home).node
+
+    @property
+    def user(self):
+        return identity.open(self.home).user
 
     def peers(self):
         return {link.node for link in self.service.mesh.links.all()}
@@ -277,6 +289,166 @@ def test_a_device_of_ones_own_is_revoked_by_the_phrase_alone(tmp_path):
     play(scene)
 
 
+def test_a_suspended_device_is_let_back_and_linked_again(tmp_path):
+    async def scene():
+        async with a_mesh(tmp_path, "ann", "bob") as (ann, bob):
+            await ann.service.suspend(ann.service.find("bob"))
+            await ann.until(lambda: not ann.peers())
+            await ann.service.unsuspend(ann.service.find("bob"))
+            await ann.until(lambda: ann.peers() == {bob.node})
+
+    play(scene)
+
+
+def test_who_leaves_tells_the_others_sets_the_files_aside_and_may_join_again(tmp_path):
+    async def scene():
+        async with a_mesh(tmp_path, "ann", "bob", "cyd") as (ann, bob, cyd):
+            members = (bob.home / "mesh" / "members").read_bytes()
+            at = bob.service.mesh.local
+            aside, heard = await bob.service.leave()  # the phrase is here
+            assert heard
+            assert (aside / "members").read_bytes().startswith(members)
+            assert not (bob.home / "mesh").exists()
+            with pytest.raises(NoMesh):
+                _ = bob.service.mesh
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
+                again.bind(at)  # nobody is there any more
+            for seat, other in ((ann, cyd), (cyd, ann)):
+                await seat.until(lambda seat=seat: seat.standing(bob) == Standing.DEPARTED)
+                assert seat.peers() == {other.node}
+            await bob.join(await ann.invite())
+            assert bob.standing(bob) == Standing.ACTIVE
+            assert bob.service.mesh.local != at
+            await bob.until(lambda: bob.peers() == {ann.node, cyd.node})
+
+    play(scene)
+
+
+def test_leaving_takes_the_phrase_where_the_device_may_not_administer(tmp_path):
+    async def scene():
+        async with a_mesh(tmp_path, "ann", "bob") as (ann, bob):
+            mine = identity.open(bob.home)
+            key = mine.user_key()
+            mine.forget_phrase()
+            words = bob.service.words(Act.LEAVE, bob.service.find("bob"))
+            assert bob.service.needs_phrase(words)
+            with pytest.raises(KeystoreError, match="recovery phrase"):
+                await bob.service.leave()
+            assert bob.standing(bob) == Standing.ACTIVE
+            await bob.service.leave(words.parents, words.signed(key))
+            await ann.until(lambda: ann.standing(bob) == Standing.DEPARTED)
+            words = ann.service.words(Act.LEAVE, ann.service.find("ann"))
+            identity.open(ann.home).forget_phrase()
+            assert not ann.service.needs_phrase(words)
+            _, heard = await ann.service.leave()
+            assert not heard
+
+    play(scene)
+
+
+def test_who_was_put_out_only_sets_the_files_aside(tmp_path):
+    async def scene():
+        async with a_mesh(tmp_path, "ann", "bob") as (ann, bob):
+            await ann.service.revoke(ann.service.find("bob"))
+            await bob.until(lambda: not bob.peers())
+            aside, heard = await bob.service.leave()
+            assert not heard
+            assert aside.is_dir()
+            await bob.join(await ann.invite())
+
+    play(scene)
+
+
+async def comes_back(seat, person, at):
+    """As `portal recover` does it: a new machine of this person is in the mesh at this address."""
+    root = Root.from_entropy(identity.open(person.home).recovery_kit().entropy)
+    new = Seat(seat.parent, seat.name, as_one_of=root)
+    device, key = identity.open(new.home), root.user_identity()
+    shown, seen = await mesh_entry.look(device, key, [at], None, now_ms)
+    assert (shown.state.name, seen.at) == ("home", at)
+    membership, entrance = await mesh_entry.by_phrase(device, key, at, shown.mesh_id, now_ms)
+    assert entrance == seen
+    assert membership.member(entrance.node).is_active
+    new.service.files.save_entrance(entrance)
+    new.service.files.begin(membership)
+    return new
+
+
+def test_a_home_that_a_command_brought_into_a_mesh_is_entered_once(tmp_path):
+    async def scene():
+        async with a_mesh(tmp_path, "ann", "bob") as (ann, bob):
+            new = await comes_back(tmp_path / "bob's", bob, ann.service.mesh.local)
+            members = new.home / "mesh" / "members"
+            kept = members.rename(tmp_path / "kept")
+            async with running(new):
+                await new.service.enter()  # nothing is there yet
+                with pytest.raises(NoMesh):
+                    _ = new.service.mesh
+                kept.rename(members)
+                await new.service.enter()
+                entered = new.service.mesh
+                await new.service.enter()
+                assert new.service.mesh is entered
+                await new.until(lambda: ann.node in new.peers())
+                assert bob.user == new.user
+
+    play(scene)
+
+
+def test_machines_of_ones_own_are_nobody_to_tell(tmp_path):
+    async def scene():
+        async with a_mesh(tmp_path, "ann") as (ann,):
+            new = await comes_back(tmp_path / "ann's", ann, ann.service.mesh.local)
+            async with running(new):
+                await ann.until(lambda: ann.peers() == {new.node})
+                _, heard = await ann.service.leave()
+                assert not heard
+
+    play(scene)
+
+
+def test_a_change_of_the_network_is_heeded_in_a_mesh_and_no_matter_without(tmp_path, monkeypatch):
+    async def scene():
+        eve = Seat(tmp_path, "eve")
+        async with running(eve), a_mesh(tmp_path, "ann", "bob") as (ann, bob):
+            eve.service.network_changed()
+            mesh, asked = ann.service.mesh, []
+            (link,) = mesh.links.all()
+            monkeypatch.setattr(type(link), "ask", lambda one: asked.append(one.node))
+            moved = Address("127.0.0.9", mesh.local.port)
+            monkeypatch.setattr(mesh_service, "_reached_at", lambda _local: [moved])
+            ann.service.network_changed()
+            assert asked == [bob.node]
+            places = {
+                place.address for place in mesh.whereabouts.book.of(ann.node, now_ms()).places
+            }
+            assert moved in places
+
+    play(scene)
+
+
+def test_what_is_offered_is_said_before_and_after_the_start(tmp_path):
+    async def scene():
+        ann, bob = Seat(tmp_path, "ann", admin=True), Seat(tmp_path, "bob")
+        ann.service.offer(5)
+        async with running(ann, bob):
+            await ann.service.found("home")
+
+            def of_ann(seat):
+                found = seat.service.mesh.whereabouts.book.of(ann.node, now_ms())
+                return found.offer_bytes if found else None
+
+            assert of_ann(ann) == 5
+            await bob.join(await ann.invite())
+            await bob.until(lambda: bob.peers() == {ann.node})
+            bob.service.mesh.whereabouts.watch(lambda _node: bob.wake())
+            ann.service.offer(6)
+            assert of_ann(ann) == 6
+            await bob.until(lambda: of_ann(bob) == 6)
+
+    play(scene)
+
+
 def test_each_reason_not_to_be_let_in_is_told(tmp_path):
     async def scene():
         async with a_mesh(tmp_path, "ann", "bob") as (ann, _):
@@ -367,3 +539,29 @@ def test_who_listens_everywhere_is_found_where_the_kernel_sends_from(monkeypatch
     own = [Address("10.0.0.5", 9), Address("2001:db8::5", 9)]
     monkeypatch.setattr(mesh_service, "own_addresses", lambda _port: own)
     assert [at.host for at in mesh_service._reached_at(Address(host, 9))] == wanted
+
+
+def test_without_routes_the_addresses_there_are_count(monkeypatch):
+    monkeypatch.setattr(mesh_service, "own_addresses", lambda _port: [])
+    monkeypatch.setattr(mesh_service, "interface_addresses", lambda: ["10.0.0.5", "2001:db8::5"])
+    found = mesh_service._reached_at(Address("::", 9))
+    assert found == [Address("10.0.0.5", 9), Address("2001:db8::5", 9)]
+    assert mesh_service._reached_at(Address("0.0.0.0", 9)) == [Address("10.0.0.5", 9)]
+    monkeypatch.setattr(mesh_service, "interface_addresses", list)
+    assert mesh_service._reached_at(Address("::", 9)) == []
+
+
+def test_a_machine_without_any_address_invites_to_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(mesh_service, "own_addresses", lambda _port: [])
+    monkeypatch.setattr(mesh_service, "interface_addresses", list)
+
+    async def scene():
+        ann = Seat(tmp_path, "ann", admin=True, listen=ListenAt("::", 0))
+        bob = Seat(tmp_path, "bob")
+        async with running(ann, bob):
+            await ann.service.found("home")
+            made = await ann.invite()
+            assert made.endpoints == (Address("127.0.0.1", ann.service.mesh.local.port),)
+            await bob.join(made)
+
+    play(scene)

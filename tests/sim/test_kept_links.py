@@ -164,3 +164,22 @@ def test_a_nudge_shows_which_links_are_dead(kind):
             assert trio.current_time() - began < limits.LINK_TRUST_SECONDS + 0.1
 
     play(scene)
+
+
+@EACH
+def test_one_that_is_there_again_is_dialled_at_once(kind):
+    async def scene(net):
+        began = tries(net, NOWHERE)
+        async with two(net) as (ann, bob):
+            ann.links.keep(BOB.id, [Way(NOWHERE, kind)])
+            await let_time_pass(1_000)
+            before = len(began)
+            ann.links.nudge_one(ANN.id)  # not kept
+            await let_time_pass(0.001)
+            assert len(began) == before
+            ann.links.nudge_one(BOB.id)
+            await let_time_pass(0.001)
+            assert len(began) == before + 1
+            assert bob.links.all() == []
+
+    play(scene)

@@ -22,7 +22,7 @@ ANN, BOB = a_node("ann"), a_node("bob")
 BOTH = a_roster([ANN, BOB])
 PORT = 4_000
 MUCH = 1_500_000  # three seconds of sending
-LIFE_S = limits.LINK_SILENCE_SECONDS + limits.LINK_TRUST_SECONDS
+LIFE_S = limits.LINK_REST_SECONDS + limits.LINK_TRUST_SECONDS
 
 
 @dataclass

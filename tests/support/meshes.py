@@ -21,6 +21,7 @@ class Files:
 
     members: list[Changes] = field(default_factory=list)
     records: list[bytes] = field(default_factory=list)
+    presence: list[bytes] = field(default_factory=list)
 
     async def save_members(self, changes: Changes) -> None:
         await trio.lowlevel.checkpoint()
@@ -29,6 +30,10 @@ class Files:
     async def save_records(self, data: bytes) -> None:
         await trio.lowlevel.checkpoint()
         self.records.append(data)
+
+    async def save_presence(self, data: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        self.presence.append(data)
 
 
 @dataclass

@@ -88,7 +88,7 @@ def a_neighbour(
         node.device, roster, clock(), trio.current_time(),
         entropy=lambda size: next(first, None) or rest(size),
     )  # fmt: skip
-    port = Port(datagrams, lambda data, to: endpoint.send_datagram(data, to), clock, lambda: 7)  # noqa: PLW0108 - of an endpoint that is made with it
+    port = Port(datagrams, lambda data, to: endpoint.send_datagram(data, to), clock)  # noqa: PLW0108 - of an endpoint that is made with it
     endpoint = Endpoint(wire, Setup(node.leaf), port.arrived)
     links = Links(endpoint, context, Services({}, {}, {}))
     links.watch(lambda link, is_up: datagrams.met(link.peer) if is_up else None)

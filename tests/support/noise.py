@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from random import Random
 
-from mesh.quic.aioquic_engine import is_sealed_first_packet
 from mesh.quic.header import first_packet_untrusted
+from mesh.quic.initial import is_sealed_first_packet
 from mesh.wire import Address
 from tests.support.wires import Net, Pair, lapse, talks
 

@@ -9,10 +9,10 @@ from aioquic.quic.connection import QuicConnection, QuicConnectionState
 
 from core import limits
 from mesh.leaf import der_of
-from mesh.quic.aioquic_engine import AioquicEngine, AioquicMachine, is_sealed_first_packet
+from mesh.quic.aioquic_engine import AioquicEngine, AioquicMachine
 from mesh.quic.engine import Closed, Data, Figures, Kind
 from mesh.quic.rate import RateControl, RatePacer
-from tests.support.engines import EACH, FAR, NEAR, TERMS, Two, a_dial
+from tests.support.engines import FAR, NEAR, TERMS, Two, a_dial
 from tests.support.hostile_peer import Hostile, stream_frame
 
 KIND = Kind.AIOQUIC
@@ -136,17 +136,6 @@ def test_honest_losses_are_no_crumbs():
     events = hostile.answers()
     assert not [event for event in events if isinstance(event, Closed)]
     assert sum(len(e.data) for e in events if isinstance(e, Data)) == len(offsets) * piece
-
-
-@EACH
-def test_first_packets_of_both_versions_are_told_from_noise(kind):
-    for data in a_dial(kind)[1]:
-        assert is_sealed_first_packet(data)
-        for at in range(0, 260, 7):
-            spoiled = bytearray(data)
-            spoiled[at] ^= 0x01
-            assert not is_sealed_first_packet(bytes(spoiled))
-        assert not any(is_sealed_first_packet(data[:size]) for size in range(0, 260, 7))
 
 
 @pytest.mark.parametrize("kind", [KIND])

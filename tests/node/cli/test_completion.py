@@ -6,8 +6,10 @@ import sys
 import pytest
 
 from core.errors import Unavailable
+from node import api
 from node.cli import completion
 from node.cli.portal import portal
+from node.control import Control
 from tests.support.home import PASSPHRASE, REPOSITORY, cheap_passphrases
 from tests.support.program import Machine, one_line
 
@@ -112,3 +114,16 @@ def test_bash_itself(machine, tmp_path):
         env=os.environ,
     )
     assert done.stdout == b"snapshots\n"
+
+
+def test_members_where_a_node_runs(machine, monkeypatch):
+    assert asked(machine, monkeypatch, "revoke", "b") == {}
+    rows = [
+        api.Peer(name, "n", "u", standing, "member", False, False)
+        for name, standing in (("ann", "active"), ("bob", "active"), ("Bob's", "revoked"))
+    ]
+    monkeypatch.setattr(Control, "get", lambda *_: api.Peers(peers=rows))
+    found = {"bob": "active, member", "Bob's": "revoked, member"}
+    assert asked(machine, monkeypatch, "revoke", "b") == found
+    assert asked(machine, monkeypatch, "grant", "bob", "adm").keys() == {"admin", "admitter"}
+    assert not machine.home.exists()

@@ -14,6 +14,7 @@ from core.secret import Secret
 from core.slots import SlotType
 from node import identity
 from node.cli import keys, run
+from node.mesh_files import MeshFiles
 from tests.support.home import (
     NOW_S,
     PASSPHRASE,
@@ -22,6 +23,7 @@ from tests.support.home import (
     modes,
     somebody,
 )
+from tests.support.memberships import Device, Person, found
 
 
 @click.group()
@@ -307,6 +309,22 @@ def test_wrong_words_keep_the_phrase_here(home):
 
 
 # --- getting back ---------------------------------------------------------------------------------
+
+
+def test_a_kit_names_the_mesh_this_machine_is_in(home, tmp_path):
+    mine = somebody(home)
+    device = Device(mine.device, mine.device.signing_key(), mine.cert_bytes)
+    mesh = found(Person("me", mine.user_key(), (device,)))
+    files = MeshFiles(home)
+    files.begin(mesh.membership)
+    printed = run_portal("recovery-kit")
+    kit = RecoveryKit.parse_untrusted(printed.stdout[printed.stdout.index("pnk1-") :])
+    assert (kit.mesh, kit.endpoints) == (mesh.membership.mesh_id, ())
+    assert f"mesh   {kit.mesh.text()}" in printed.stdout
+    (files.folder / "members").write_bytes(b"nonsense")
+    printed = run_portal("recovery-kit")
+    assert "the kit names no mesh: " in printed.stderr
+    assert "pnk1-" in printed.stdout
 
 
 def test_recovering_from_a_saved_page(home, tmp_path, monkeypatch):

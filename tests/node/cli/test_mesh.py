@@ -1,9 +1,12 @@
 """The commands, against a node that answers; what pairing itself does is in tests/e2e."""
 
 import json
+import time
 
+import msgspec
 import pytest
 
+from core.ids import NodeId
 from node import api
 from node.cli import mesh as commands
 from node.control import Control, Refused
@@ -86,14 +89,6 @@ def test_another_refusal_is_passed_on(machine, monkeypatch):
     one_line(machine.here("mesh", "new", "other", code=1), "not now")
 
 
-def test_putting_somebody_out_asks(machine, monkeypatch):
-    node = Answers(monkeypatch, post=api.Done())
-    assert machine.here("revoke", "bob", code=130, given=b"n\n")
-    assert node.asked == []
-    assert "bob is out" in machine.here("revoke", "bob", given=b"y\n").stdout
-    assert node.asked == [("post", api.REVOKE, api.Who(who="bob"))]
-
-
 def test_expired_invites_are_called_so(machine, monkeypatch):
     states = [
         api.InviteState("ab" * 32, "for Bob", state, expires_s, 0, False, came)
@@ -109,6 +104,63 @@ def test_expired_invites_are_called_so(machine, monkeypatch):
         ["abababab", word] for word in ("expired", "open", "spent")
     ]
     assert lines[2].endswith("  bob  (for Bob)")
+
+
+def test_an_invite_that_nobody_elsewhere_can_use_says_so(machine, monkeypatch):
+    made = api.Invited("pnj1-abcde", "00" * 32, 1_795_000_000, is_local=True)
+    Answers(monkeypatch, post=made)
+    done = machine.here("invite")
+    assert done.stdout == "pnj1-abcde\n"
+    assert "no address that others could reach" in done.stderr
+
+
+def test_offers_are_shown(machine, monkeypatch):
+    node = NodeId(bytes(32)).text()
+    rows = [
+        api.Peer(name, node, "u", "active", "member", is_self, False, offer_bytes=offer)
+        for name, is_self, offer in (
+            ("ann", True, 5 << 30),
+            ("bob", False, 0),
+            ("cyd", False, None),
+        )
+    ]
+    Answers(monkeypatch, get=api.Peers(peers=rows))
+    lines = machine.here("peers").stdout.splitlines()
+    assert lines[0].endswith("this machine, offers 5.0 GiB")
+    assert [line.endswith("not linked") for line in lines] == [False, True, True]
+    mesh = api.Mesh("home", "m", "u", "n", "admin", 1, 0, "a", offer_bytes=0)
+    Answers(monkeypatch, get=mesh)
+    assert "offers     nothing yet" in machine.here("mesh", "status").stdout
+
+
+@pytest.mark.parametrize(
+    ("looks", "presence", "hours", "told"),
+    [
+        ("alive", "present", 0, "alive, not linked"),
+        ("suspect", "present", 1, "does not answer"),
+        ("dead", "away", 3, "away, last heard 3 h 0 min ago"),
+        ("dead", "lost", 50, "lost, last heard 2 d 2 h ago"),
+        ("unknown", "present", None, "not linked"),
+        ("unknown", "away", None, "away"),
+    ],
+)
+def test_an_absence_is_told_in_words(machine, monkeypatch, looks, presence, hours, told):
+    node = NodeId(bytes(32)).text()
+    seen_s = None if hours is None else time.time() - hours * 3_600
+    peer = api.Peer("bob", node, "u", "active", "member", False, False)
+    peer = msgspec.structs.replace(peer, looks=looks, presence=presence, seen_s=seen_s)
+    Answers(monkeypatch, get=api.Peers(peers=[peer]))
+    assert machine.here("peers").stdout.splitlines()[0].endswith(f"  {told}")
+
+
+def test_who_is_no_admin_or_administers_already_is_told(machine, monkeypatch):
+    mesh = api.Mesh("home", "m", "u", "n", "member", 1, 0, "a")
+    node = Answers(monkeypatch, get=mesh)
+    one_line(machine.here("mesh", "administer", code=2), "you are no admin of this mesh")
+    mesh = api.Mesh("home", "m", "u", "n", "admin", 1, 0, "a", administers=True)
+    node = Answers(monkeypatch, get=mesh)
+    assert "administers the mesh already" in machine.here("mesh", "administer").stderr
+    assert node.asked == [("get", api.MESH, None)]
 
 
 def test_how_many_devices():

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from node.cli import portal_node
 from tests.support.daemon import PORTAL_NODE, Node
 from tests.support.home import REPOSITORY, somebody
 
@@ -126,7 +125,7 @@ def test_events_are_json_lines_until_the_node_ends(tmp_path):
             assert node.end()[0] == 0
             told = [json.loads(line) for line in events.stdout]
         assert events.returncode == 0
-        assert told[0]["data"] == {"service": "mesh", "state": "stopping"}
+        assert told[0]["data"] == {"service": "network", "state": "stopping"}
         assert told[-1]["data"] == {"why": "stopping"}
 
 
@@ -156,12 +155,3 @@ def test_install_and_uninstall_for_one_user(tmp_path):
     assert (done.returncode, unit.exists()) == (0, False)
     again = run(tmp_path / "home", "uninstall", "--user", "--manager", "systemd", **system)
     one_line(again, "no such unit", code=2)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0 min 0 s"), (65, "1 min 5 s"), (3_700, "1 h 1 min"), (90_000, "1 d 1 h")],
-)
-def test_spans_are_told_in_two_words(monkeypatch, seconds, text):
-    monkeypatch.setattr(portal_node.time, "time", lambda: 1_000_000.0)
-    assert portal_node._ago(1_000_000.0 - seconds) == text

@@ -73,3 +73,12 @@ def test_it_is_due_only_when_something_would_be_said(clock, monkeypatch):
     assert not Status(as_json=False, quiet=True).is_due
     status.update(1, 2, 3)
     assert not status.is_due
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 min 0 s"), (65, "1 min 5 s"), (3_700, "1 h 1 min"), (90_000, "1 d 1 h")],
+)
+def test_spans_are_told_in_two_words(monkeypatch, seconds, text):
+    monkeypatch.setattr(progress.time, "time", lambda: 1_000_000.0)
+    assert progress.since_text(1_000_000.0 - seconds) == text

@@ -1,7 +1,9 @@
 import json
+from dataclasses import replace
 
 import pytest
 
+from core.ids import MeshId
 from core.phrase import to_words
 from node import identity
 from tests.support.home import PASSPHRASE, Terminal, cheap_passphrases, modes
@@ -198,3 +200,18 @@ def test_what_is_adopted_is_whole(machine, docs, disk, tmp_path, monkeypatch):
     monkeypatch.setenv("PORTAL_HOME", str(other))
     monkeypatch.setenv("PORTAL_VAULT", str(disk))
     assert len(assert_whole(machine.vault())) == 1
+
+
+def test_a_kit_that_names_a_mesh_says_so_beside_the_vault(machine, disk, tmp_path):
+    machine.here("init", "-r", disk)
+    made = identity.open(machine.home).recovery_kit()
+    named = replace(made, mesh=MeshId(bytes(32)))
+    page = tmp_path / "kit"
+    page.write_bytes(named.text().reveal())
+    new = tmp_path / "new"
+    done = machine.here("recover", "-r", disk, "--kit-file", page, home=new)
+    assert "portal recover --mesh goes back to it" in done.stderr
+    assert "is yours; snapshots: 0" in done.stderr
+    done = machine.here("recover", "--mesh", "-r", disk, "--kit-file", page, home=new, code=2)
+    one_line(done, "a vault or the mesh")
+    assert not (new / "mesh").exists()

@@ -1,7 +1,8 @@
 import pytest
 
 from core.errors import UsageError
-from node.cli.values import parse_seconds, parse_size
+from mesh.wire import Address
+from node.cli.values import parse_endpoint, parse_seconds, parse_size
 
 MIB = 1 << 20
 
@@ -44,3 +45,46 @@ def test_seconds(text, seconds):
 def test_what_is_no_time_is_refused(text):
     with pytest.raises(UsageError, match="is no time"):
         parse_seconds(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("192.0.2.5", "192.0.2.5", 27272),
+        ("192.0.2.5:9", "192.0.2.5", 9),
+        ("[2001:db8::5]:65535", "2001:db8::5", 65_535),
+        ("[2001:db8::5]", "2001:db8::5", 27272),
+        ("2001:db8::5", "2001:db8::5", 27272),
+        ("::1", "::1", 27272),
+        (" nas ", "nas", 27272),
+        ("nas.example.org.:27272", "nas.example.org.", 27272),
+        ("xn--nas-5na.example:1", "xn--nas-5na.example", 1),
+        ("3com.example", "3com.example", 27272),
+    ],
+)
+def test_where_a_node_is(text, host, port):
+    assert parse_endpoint(text) == Address(host, port)
+    assert parse_endpoint(str(Address(host, port))) == Address(host, port)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", ":", ":9", "nas:", "nas:0", "nas:65536", "nas:-1", "nas:nine", "nas:9:9", "1.2.3:9"),
+        *("[::1", "::1]:9", "[nas]:9", "[]:9", "a b", "a_b", "-nas", "nas-", "a..b", "x" * 64),
+        *(
+            "http://nas",
+            "ann@nas",
+            "nas/9",
+            "n\u00e4s",
+            "nas\n:9",
+            "9",
+            "256.1.1.1",
+            "[::1]:\u0665",
+        ),
+        ".".join(["abc"] * 70),
+    ],
+)
+def test_what_is_no_address_is_refused(text):
+    with pytest.raises(UsageError, match="is no address of a node"):
+        parse_endpoint(text)
