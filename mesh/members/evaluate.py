@@ -12,6 +12,9 @@ win; if they still exclude each other it is a tie: all of them suspend whom they
 What a removal has behind it: the admins that signed it and whose role does not itself hang on what
 is in doubt. Otherwise somebody who was removed could write, as if long ago, a branch of the mesh
 in which it appoints a hundred admins, and outvote the mesh with them. Then the founder's phrase.
+
+Without removals a knot is void as a whole. Such an operation may count only if it does not: it
+spends a voucher once more, and by being written acknowledges the admission that has spent it.
 """
 
 from collections.abc import Iterable
@@ -64,6 +67,7 @@ class Evaluation:
         self.facts = Facts(ops)
         self.tied: set[int] = set()
         self.weighed: set[int] = set()  # decided by what was behind them
+        self.unsettled: set[int] = set()  # void, as they hang on themselves
         self.full_runs = 0  # how often everything was judged anew
         self._certain = bytearray()
         self._possible = bytearray()
@@ -145,6 +149,7 @@ class Evaluation:
         self._possible[:] = b"\1" * size
         self.tied.clear()
         self.weighed.clear()
+        self.unsettled.clear()
         in_doubt = self._settle([i for _, _, i in self.set.order])
         while in_doubt:
             in_doubt = self._settle(self._resolve(in_doubt))
@@ -175,6 +180,7 @@ class Evaluation:
                 continue
             for i in members:  # nobody gains by what nobody can settle
                 self._possible[i] = 0
+            self.unsettled |= knot
             decided |= knot
         return [i for i in in_doubt if i not in decided]
 

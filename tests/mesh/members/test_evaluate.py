@@ -77,11 +77,30 @@ def assert_order_never_matters(world: World, orders: int = 2):
 
 def assert_verdicts_agree_with_the_rules(evaluation):
     # Nothing was settled too early: under the final tables every rule says what was decided, but
-    # for removals that excluded each other.
+    # for removals that excluded each other, and for what would be void if it counted.
     for i in range(len(evaluation.set)):
-        if i not in evaluation.weighed:
-            assert evaluation.counts(i) == (evaluation.rules.why_void(i) is None)
-            assert evaluation.counts(i) == (evaluation._lenient.why_void(i) is None)
+        if i in evaluation.weighed:
+            continue
+        as_decided = evaluation.counts(i) == (evaluation.rules.why_void(i) is None)
+        assert as_decided == (evaluation.counts(i) == (evaluation._lenient.why_void(i) is None))
+        if not as_decided:
+            assert i in evaluation.unsettled
+            assert not evaluation.counts(i)
+            assert not counts_if_it_counts(evaluation, i)
+
+
+def counts_if_it_counts(evaluation, i):
+    """Whether the rules agree that something unsettled counts, and the rest of it as they say."""
+    certain, possible = evaluation._certain, evaluation._possible
+    before = bytes(certain), bytes(possible)
+    rest = [other for _, _, other in evaluation.set.order if other in evaluation.unsettled - {i}]
+    for other in rest:
+        possible[other] = 1
+    certain[i] = possible[i] = 1
+    evaluation._settle(rest)
+    answer = evaluation.rules.why_void(i) is None
+    certain[:], possible[:] = before
+    return answer
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -232,6 +251,37 @@ def a_replica(evaluation, world, victim):
     evaluation.facts.__init__(replica)
     evaluation._run()
     return evaluation, op_id
+
+
+# --- what hangs on itself -------------------------------------------------------------------------
+
+
+def test_what_counts_only_if_it_does_not_is_void_until_somebody_else_decides():
+    # F admits C, and by an old disk image says something else with the same number: the admission
+    # stays if somebody has built on it. B did, by admitting D with the voucher C came with.
+    mesh = a_mesh(F, A)
+    mesh.bring(B)
+    voucher = mesh.invite()
+    restored = mesh.of(F)
+    first = mesh.admit(C, voucher)
+    witness, mine = mesh.of(A), mesh.of(B)
+    second = mine.force_admit(D, voucher)
+    assert why(mine, second) == Void.SPENT
+    restored.invite()
+    restored.tell(mine)
+    evaluation = mine.membership._evaluation
+    index = mine.membership.set.index
+    assert (why(mine, first), why(mine, second)) == (Void.AUTHOR, Void.UNSETTLED)
+    assert evaluation.unsettled == {index[first], index[second]}
+    assert standing(mine, C) is standing(mine, D) is None
+    ops = {op.id: op for op in mine.membership.set.ops}
+    judged_again = assert_order_never_matters(World(random.Random(0), [], ops), orders=6)
+    assert_verdicts_agree_with_the_rules(judged_again)
+    witness.author.next_epoch(bytes(32), NOW_MS)  # written in knowledge of C, and comes late
+    witness.tell(mine)
+    assert (why(mine, first), why(mine, second)) == (None, Void.SPENT)
+    assert evaluation.unsettled == set()
+    assert mine.is_active(C)
 
 
 # --- incremental ----------------------------------------------------------------------------------
