@@ -4,6 +4,7 @@
     |- Unreachable              nobody answers at these addresses
     |- LinkClosed               it was open and has ended; says by whom and why
     '- NotTrusted               what answers is not who was meant, or may not    do not retry
+     '- TurnedAway            it is who was meant, and does not let us in    a person should know
 
 Each class is a decision of the caller: dial again later, or tell a person.
 """
@@ -29,3 +30,7 @@ class NotTrusted(LinkError):
     """What answers is not the node that was meant, or may not connect."""
 
     retryable = False
+
+
+class TurnedAway(NotTrusted):
+    """The node that was meant does not let this one in."""

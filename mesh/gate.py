@@ -128,7 +128,7 @@ class Gate:
         await self._gossip.publish(outcome.changes)
         if outcome.arrived is not None and outcome.changes.added:
             name, standing = outcome.arrived.name, outcome.arrived.standing
-            _log.warning("%s (%s) has come in: %s", outcome.arrived.node.short(), name, standing)
+            _log.info("%s (%s) has come in: %s", outcome.arrived.node.short(), name, standing)
         for message in outcome.messages:
             await _say(stream, message)
         return outcome.finished

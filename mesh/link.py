@@ -115,6 +115,11 @@ class Link:
         return self._word or (closed.reason if closed else "")
 
     @property
+    def heard_at(self) -> float:
+        """When the peer said something last, by trio's clock."""
+        return self._heard_at
+
+    @property
     def is_used(self) -> bool:
         """Whether anything is under way on it."""
         streams = self.connection.streams_open - 1  # all but the control stream

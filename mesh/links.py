@@ -24,7 +24,7 @@ from core.crypto import Entropy, system_entropy
 from core.errors import FormatError, PortalError
 from core.ids import NodeId
 from mesh import greeting
-from mesh.errors import LinkError, NotTrusted, Unreachable
+from mesh.errors import LinkError, NotTrusted, TurnedAway, Unreachable
 from mesh.hello import Initiator, News, Refusal, Refused, Responder, Said, Speaker
 from mesh.link import Link, Services
 from mesh.quic.connection import VIOLATION, Connection
@@ -84,6 +84,7 @@ class Links:
         self._pairing = _Crowd()
         self._nursery: trio.Nursery | None = None
         self._watchers: list[Callable[[Link, bool], None]] = []
+        self.turned_away_by: set[NodeId] = set()  # members that did not let us in when asked last
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; then every link is closed."""
@@ -153,6 +154,7 @@ class Links:
 
     def forget(self, node: NodeId) -> None:
         """Do not keep a link to this node any more; the one there is ends when it is not used."""
+        self.turned_away_by.discard(node)
         if kept := self._kept.pop(node, None):
             kept.scope.cancel()
         if link := self.get(node):
@@ -214,6 +216,9 @@ class Links:
         except LinkError as e:
             _log.debug("no link to %s at %s: %s", node.short(), way.address, e)
             dial.failures.append(e)
+            if isinstance(e, TurnedAway) and node not in self.turned_away_by:
+                self.turned_away_by.add(node)
+                _log.warning("%s does not let this node in", node.short())
         else:
             others.cancel_scope.cancel()
 
@@ -307,6 +312,7 @@ class Links:
             self._retire(gone)
         link.wanted = node in self._kept
         self._links[node] = link
+        self.turned_away_by.discard(node)
         self._nursery.start_soon(self._serve, link)
         if (dial := self._dials.get(node)) and not dial.turn.locked():
             dial.scope.cancel()  # it has not said a word yet, and need not

@@ -165,6 +165,9 @@ class Liveness:
             self.swim.linked(link.node, now)
             self.presence.saw(link.node, self._around.now_ms())
         elif self._links.get(link.node) is None:
+            ago_ms = round((now - link.heard_at) * 1_000)
+            seen_ms = self.presence.last_seen_ms(link.node) or 0
+            self.presence.saw(link.node, max(seen_ms, self._around.now_ms() - ago_ms))
             self.swim.unlinked(link.node, now)
         self._settle()
 

@@ -65,7 +65,7 @@ class _Visitor:
     """What all ways in have in common."""
 
     # If M says nothing; who asks too often is not told so either.
-    hint = "is it a member of your mesh, and the phrase yours? if so, try again in a minute"
+    hint = "it may have been asked too often: wait a minute. Is it of your mesh, the phrase yours?"
 
     def __init__(self, who: Newcomer, leaf: bytes, entropy: Entropy) -> None:
         self._who = who

@@ -215,6 +215,7 @@ class Leave(Question, frozen=True):
 
     parents: list[str] = []
     signatures: list[str] = []
+    quietly: bool = False  # tell nobody: we are out already, or nobody would hear
 
 
 class OwnDevice(Question, frozen=True):
@@ -279,6 +280,7 @@ class Mesh(Answer, frozen=True):
     listens_at: str
     offer_bytes: int = 0  # what this node would keep for others
     administers: bool = False  # whether this machine may act as an admin
+    complaint: str | None = None  # what is wrong with our part in it, in one line
 
 
 class Invited(Answer, frozen=True):

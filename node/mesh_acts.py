@@ -204,11 +204,15 @@ def _by_owner(membership: Membership, suspension: Operation) -> bool:
 
 def suspend(author: Author, member: Member, now_ms: int) -> Changes:
     """Stop a device for the time being."""
+    _check_here(member)
+    if member.node == author.node:
+        raise UsageError("this is the machine you sit at", hint="suspend it from another one")
     return _allowed(author, partial(author.suspend_device, member.user, member.node, now_ms))
 
 
 def revoke(author: Author, member: Member, signatures: Sequence[bytes], now_ms: int) -> Changes:
     """Put a person out; or, of our own, one device, which its user's key has signed."""
+    _check_here(member)
     own = author.membership.member(author.node)
     if own is None or member.user != own.user:
         write = partial(author.revoke_user, member.user, Reason.COMPROMISED, now_ms)
@@ -259,6 +263,7 @@ def leave(author: Author, asked: Words, signatures: Sequence[bytes], now_ms: int
 
 def grant(author: Author, member: Member, role: UserRole, now_ms: int) -> Changes:
     """Give a person a role."""
+    _check_here(member)
     if member.user_role >= role:
         raise UsageError(f"{member.name} is {_with_article(member.user_role)} already")
     return _allowed(author, partial(author.grant, member.user, role, now_ms))
@@ -268,7 +273,16 @@ def drop(author: Author, member: Member, now_ms: int) -> Changes:
     """Take every role of a person, who stays a member."""
     if member.user_role == UserRole.MEMBER:
         raise UsageError(f"{member.name} has no role to lose")
+    users = author.membership.state.users
+    if [user for user, role in users.items() if role == UserRole.ADMIN] == [member.user]:
+        what = f"{member.name} is the only admin: nobody could administer the mesh any more"
+        raise UsageError(what, hint="portal grant NAME admin, first")
     return _allowed(author, partial(author.drop, member.user, UserRole.ADMITTER, now_ms))
+
+
+def _check_here(member: Member) -> None:
+    if not is_here(member):
+        raise UsageError(f"{member.name} is out already ({member.standing})")
 
 
 def _allowed(author: Author, write: Callable[[], Changes]) -> Changes:

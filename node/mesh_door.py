@@ -87,6 +87,7 @@ class MeshDoor:
             listens_at=str(mesh.local),
             offer_bytes=self._frame.settings.offer_bytes,
             administers=mesh.membership.can(own.node, Role.ADMIN),
+            complaint=self.service.complaint(),
         )
 
     async def _found(self, call: Call[api.NewMesh]) -> api.Mesh:
@@ -158,6 +159,9 @@ class MeshDoor:
         found = [one for one in membership.invites() if one.voucher.hex().startswith(wanted)]
         if len(found) != 1 or len(wanted) < limits.ID_PREFIX_CHARS_MIN:
             raise UsageError("there is not one invite of this name", hint="portal invites")
+        if came := self._invite_state(found[0]).came:
+            hint = "to put them out again: portal revoke NAME"
+            raise UsageError(f"this invite was used already, by {', '.join(came)}", hint=hint)
         await self.service.close_invite(found[0].voucher)
         return api.Done()
 
@@ -284,7 +288,8 @@ class MeshDoor:
         name = self.service.mesh.membership.state.name
         parents = _hex_untrusted(call.body.parents, limits.HASH_BYTES)
         signatures = _signatures_untrusted(call.body.signatures)
-        files, heard = await self.service.leave(parents, signatures)
+        quietly = call.body.quietly
+        files, heard = await self.service.leave(parents, signatures, quietly=quietly)
         return api.Left(name=name, files=str(files), heard=heard)
 
     async def _enter(self, _call: Call[None]) -> api.Mesh:

@@ -101,6 +101,25 @@ class MeshService:
             raise NoMesh(hint="portal mesh new NAME, or portal join INVITE")
         return self._running.mesh
 
+    def complaint(self) -> str | None:
+        """What is wrong with our part in the mesh, in one line."""
+        if self._running is None:
+            return None
+        mesh = self._running.mesh
+        own = mesh.membership.member(mesh.node)
+        if own is None or not own.is_active:
+            standing = own.standing if own is not None else "no member"
+            return f"this machine is {standing}: nobody lets it in (portal leave, or ask an admin)"
+        by = len(mesh.links.turned_away_by)
+        if by and not mesh.links.all():
+            return (
+                f"{by} members do not let this machine in: it may be suspended or put out "
+                "(ask them; portal leave --quietly)"
+            )
+        if mesh.liveness.swim.is_alone:
+            return "nobody answers: this machine may be cut off from the network"
+        return None
+
     # --- entering one -----------------------------------------------------------------------------
 
     async def enter(self) -> None:
@@ -303,17 +322,21 @@ class MeshService:
     # --- leaving ----------------------------------------------------------------------------------
 
     async def leave(
-        self, parents: Sequence[bytes] = (), signatures: Sequence[bytes] = ()
+        self,
+        parents: Sequence[bytes] = (),
+        signatures: Sequence[bytes] = (),
+        *,
+        quietly: bool = False,
     ) -> tuple[Path, bool]:
         """End our membership, with all devices; where its files are now, and whether others heard.
 
-        A node that is out already, or suspended, tells nobody.
+        A node that is out already, or suspended, tells nobody; nor one that is to do it quietly.
         """
         async with self._joining:
             mesh = self.mesh
             own = mesh.membership.member(mesh.node)
             heard = False
-            if own is not None and own.is_active:
+            if own is not None and own.is_active and not quietly:
                 links = mesh.links.all()
                 others = [link for link in links if link.peer.member.user != own.user]
                 asked = self.words(Act.LEAVE, own)

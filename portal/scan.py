@@ -158,7 +158,8 @@ class Scan:
             old = rows_before.take(name)
             try:
                 entry = self._entry_at(child)
-                row = yield from self._source_row(entry, before.below(name) if before else None)
+                below = before.below(name) if before else None
+                row = yield from self._source_row(entry, below, old)
             except (OSError, PortalError) as e:
                 self._trouble(child, e)
                 continue
@@ -167,12 +168,17 @@ class Scan:
             rows.add(old if is_above and old and _only_time_differs(row, old) else row)
         return Done(rows.finish())
 
-    def _source_row(self, entry: Entry, before: Before | None) -> Generator[object, object, Row]:
+    def _source_row(
+        self, entry: Entry, before: Before | None, old: Row | None
+    ) -> Generator[object, object, Row]:
         path = entry.path
         if entry.type is EntryType.FILE:
-            self.progress.files += 1
-            self.progress.content_bytes += entry.size
-            return (yield from self._intake.file(entry))
+            row = yield from self._intake.file(entry)  # always: one file costs nothing
+            if old is not None and content_of(old) == content_of(row):
+                self._counted(EntryType.FILE, entry.size)
+            else:
+                self._counted_as_read(entry.size, old)
+            return row
         if not entry.is_directory:
             self.progress.others += 1
             return self._intake.other(entry)

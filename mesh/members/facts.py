@@ -102,7 +102,7 @@ class Facts:
             self._enter(self.policies, i)
         elif isinstance(body, Numbered):
             self._add_number(i, body.number)
-        self.written[self.set.ops[i].author].append(i)
+        self._enter(self.written[self.set.ops[i].author], i)
         self.cosigners |= {cosign.user for cosign in self.set.ops[i].cosigns}
 
     def _enter(self, table: list[int], i: int) -> None:

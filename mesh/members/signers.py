@@ -187,14 +187,14 @@ class Signers:
         elif ops[i].kind != Kind.ADMIT:
             return False
         cuts = self.cuts_against(i, user, i)
-        forked = ops[i].author if self._forked(i) else None
+        forked, key = ops[i].author if self._forked(i) else None, facts.key(i)
         if self._rights.gives.find(1, i + 1) < 0:
             return False  # nothing that came after it is decided yet
         for node, written in sorted(facts.written.items()):
             by = facts.user_of(node)
             if by is None or by == user or self._leans_on(by, user, 0):
                 continue
-            for other in written[bisect(written, i) :]:  # what knows it has come after it
+            for other in written[bisect(written, key, key=facts.key) :]:  # what knows it, follows
                 past = self._set.past[other] | 1 << other
                 if (
                     any(past >> one & 1 for one in built_on)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from core.errors import WrongKey
-from node.cli import opening
+from core.errors import UsageError, WrongKey
+from node.cli import opening, secrets_input
 from node.cli.completion import complete_members
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def revoke(who: str, *, yes: bool, **asked: Any) -> None:
     about = node.post(api.SIGN, api.ToSign, api.Sign(act="revoke", who=who))
     if not yes:
         whom = f"your device {about.name}" if about.is_own else _with_devices(about)
-        click.confirm(f"Put {whom} out for good?", abort=True)
+        _confirm(f"Put {whom} out for good?", yes=yes)
     signed = api.Signed(who=about.node, signatures=_signatures(about, asked))
     node.post(api.REVOKE, api.Done, signed)
     click.echo(f"{about.name} is out")
@@ -101,24 +101,31 @@ def drop(who: str) -> None:
 
 
 @click.command()
+@click.option("--quietly", is_flag=True, help="Tell nobody: this machine alone forgets the mesh.")
 @opening.phrase_options
 @opening.yes_option
 @opening.json_option
-def leave(*, yes: bool, as_json: bool, **asked: Any) -> None:
+def leave(*, quietly: bool, yes: bool, as_json: bool, **asked: Any) -> None:
     """Leave the mesh for good, with all your devices.
 
     Your vaults stay as they are; what others keep of yours you may fetch for 90 days. The files of
-    the mesh are set aside, and this machine may join another mesh.
+    the mesh are set aside, and this machine may join another mesh. --quietly is for a machine that
+    was put out already: others are told nothing, and no phrase is needed.
     """
     from node import api
 
     node = opening.node_here()
     name = node.get(api.MESH, api.Mesh).name
+    if quietly:
+        _confirm(f"Have this machine forget the mesh {name}?", yes=yes)
+        left = node.post(api.LEAVE, api.Left, api.Leave(quietly=True))
+        click.echo(f"This machine has forgotten the mesh {name}. Its files are in {left.files}")
+        return
     about = node.post(api.SIGN, api.ToSign, api.Sign(act="leave"))
     if not yes:
         if about.is_only_admin:
             click.echo("You are its only admin: nobody could administer it after you.", err=True)
-        click.confirm(f"Leave the mesh {name} with {_devices(about)}?", abort=True)
+        _confirm(f"Leave the mesh {name} with {_devices(about)}?", yes=yes)
     question = api.Leave(parents=about.parents, signatures=_signatures(about, asked))
     left = node.post(api.LEAVE, api.Left, question)
     if as_json:
@@ -126,12 +133,20 @@ def leave(*, yes: bool, as_json: bool, **asked: Any) -> None:
         return
     click.echo(f"This machine has left the mesh {left.name}. Its files are in {left.files}")
     if not left.heard:
-        click.echo("nobody was there to be told", err=True)
+        click.echo("nobody was there to be told: ask an admin to revoke you", err=True)
     if len(about.devices) > 1:
         click.echo("on your other devices, too: portal leave", err=True)
 
 
 # --- parts ----------------------------------------------------------------------------------------
+
+
+def _confirm(question: str, *, yes: bool) -> None:
+    if yes:
+        return
+    if not secrets_input.on_terminal():
+        raise UsageError("no terminal to ask", hint="--yes does it without asking")
+    click.confirm(question, abort=True)
 
 
 def _signatures(about: "api.ToSign", asked: dict[str, Any]) -> list[str]:

@@ -98,11 +98,13 @@ def status_command(*, as_json: bool) -> None:
     rows = [
         ("mesh", f"{found.name}, {_devices(found.members)}, {found.linked} linked"),
         ("id", found.mesh),
-        ("we are", f"{found.role} {found.user}"),
+        ("we are", f"{_acting(found)} {found.user}"),
         ("this node", found.node),
         ("listens at", found.listens_at),
         ("offers", size_text(found.offer_bytes) if found.offer_bytes else "nothing yet"),
     ]
+    if found.complaint:
+        rows.append(("but", found.complaint))
     for name, value in rows:
         click.echo(f"{name:<10} {value}")
 
@@ -276,7 +278,7 @@ def _peer_line(one: "api.Peer") -> str:
 
     short = NodeId.parse_untrusted(one.node).short()  # as logs have it
     if one.is_self:
-        state = "this machine"
+        state = "this machine" + ("" if one.standing == "active" else f", {one.standing}")
     elif one.linked:
         state = f"linked, {one.address}, {one.rtt_ms:.1f} ms"
     else:
@@ -285,10 +287,14 @@ def _peer_line(one: "api.Peer") -> str:
     return f"{one.name:<20} {short}  {one.role:<8} {state}{offers}"
 
 
+def _acting(found: "api.Mesh") -> str:
+    """Our role; a machine may not have what its person has."""
+    idle = found.role == "admin" and not found.administers
+    return f"{found.role} (not from this machine: portal mesh administer)" if idle else found.role
+
+
 def _absence(one: "api.Peer") -> str:
     """What is known of a member without a link."""
-    if one.looks == "alive":
-        return "alive, not linked"
     if one.looks == "suspect":
         return "does not answer"
     state = one.presence if one.presence != "present" else "not linked"

@@ -73,8 +73,9 @@ def _identity(home: Path, root: "Root", asked: dict[str, Any]) -> "Identity":
         return identity.recover(home, root, name=run.host_name(), passphrase=None, now_s=now_s)
     mine = opening.open_identity(asked)
     if mine.user != root.user_id():
-        hint = "set PORTAL_HOME to an empty directory"
-        raise KeystoreError("another person's identity is here", where=str(home), hint=hint)
+        what = "another person's identity is here"
+        hint = "was portal init run here? recover takes its place: set PORTAL_HOME to an empty one"
+        raise KeystoreError(what, where=str(home), hint=hint)
     return mine
 
 
@@ -151,6 +152,7 @@ def _tell(membership: "Membership", mine: "Identity") -> None:
         told = ", ".join(_called(one, active) for one in others)
         click.echo(f"your other machines in it: {told}", err=True)
         click.echo("put out what is lost or stolen: portal revoke NAME", err=True)
+    click.echo("a vault for this machine: portal init (it takes the words once more)", err=True)
 
 
 def _called(member: "Member", among: "Sequence[Member]") -> str:

@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from mesh.wire import Address
 
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s?(?:([kmgtpe])(i?b)?|b)?", re.IGNORECASE)
-_SECONDS = re.compile(r"([0-9]{1,9})\s?(s|min|h)")
+_SECONDS = re.compile(r"([0-9]{1,9})\s?(s|min|h|d)")
 _WITH_PORT = re.compile(r"(?:\[([0-9a-fA-F:.]*)\]|([^:\[\]]*))(?::([0-9]{1,5}))?", re.ASCII)
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _HOST = re.compile(
     rf"(?=.{{1,253}}$)(?:{_LABEL}\.)*(?=.*[a-z]){_LABEL}\.?", re.IGNORECASE | re.ASCII
 )
 _POWERS = " kmgtpe"
-_SECONDS_OF = {"s": 1, "min": 60, "h": 3600}
+_SECONDS_OF = {"s": 1, "min": 60, "h": 3_600, "d": 86_400}
 
 
 def parse_size(text: str) -> int:
@@ -60,8 +60,8 @@ def _is_ip(host: str) -> bool:
 
 
 def parse_seconds(text: str) -> int:
-    """Seconds: `90s`, `10min`, `2h`. A bare number has no unit, so it says nothing."""
+    """Seconds: `90s`, `10min`, `2h`, `7d`. A bare number has no unit, so it says nothing."""
     found = _SECONDS.fullmatch(text.strip())
     if not found or not int(found[1]):
-        raise UsageError(f"{text!r} is no time", hint="for example 90s, 10min or 2h")
+        raise UsageError(f"{text!r} is no time", hint="for example 90s, 10min, 2h or 7d")
     return int(found[1]) * _SECONDS_OF[found[2]]

@@ -9,7 +9,7 @@ import trio
 
 from core import limits
 from mesh import greeting
-from mesh.errors import LinkError, NotTrusted, Unreachable
+from mesh.errors import LinkError, NotTrusted, TurnedAway, Unreachable
 from mesh.hello import Refusal, Refused
 from mesh.links import Context, Links, Way
 from mesh.quic.endpoint import Endpoint, Setup
@@ -116,9 +116,11 @@ def test_whoever_is_not_trusted_is_another_matter(kind):
             with pytest.raises(Refused) as failure:
                 await ann.links.reach(ANN.id, [ann.way(kind)])
             assert failure.value.reason == Refusal.ITSELF
-            with pytest.raises(NotTrusted, match="does not let this node in: refused") as told:
+            with pytest.raises(TurnedAway, match="does not let this node in: refused") as told:
                 await cyd.links.reach(ANN.id, [Way(NOWHERE, kind), ann.way(kind)])
             assert not told.value.retryable
+            assert cyd.links.turned_away_by == {ANN.id}
+            assert not ann.links.turned_away_by
             with pytest.raises(Refused, match="another node"):
                 await cyd.links.reach(ANN.id, [bob.way(kind)])
             with pytest.raises(Unreachable):  # an old address, where somebody else lives now
@@ -126,6 +128,8 @@ def test_whoever_is_not_trusted_is_another_matter(kind):
             assert not (ann.seen)
             assert not (bob.seen)
             assert not (cyd.seen)
+            cyd.links.forget(ANN.id)
+            assert not cyd.links.turned_away_by
 
     def bob_nursery(place):
         return place.links._nursery

@@ -291,3 +291,31 @@ def test_where_it_takes_several_admins_that_is_said(mesh):
 def test_reasons_are_said_in_the_log(mesh):
     mesh_acts.revoke(pen(mesh, FAYS), of(mesh, BOBS), (), NOW_MS)
     assert mesh.membership.set.ops[-1].body.reason == Reason.COMPROMISED
+
+
+def test_who_is_out_is_not_acted_on_any_more(mesh):
+    author = pen(mesh, FAYS)
+    mesh_acts.revoke(author, of(mesh, BOBS), (), NOW_MS)
+    bob = of(mesh, BOBS)
+    for act in (
+        lambda: mesh_acts.suspend(author, bob, NOW_MS),
+        lambda: mesh_acts.revoke(author, bob, (), NOW_MS),
+        lambda: mesh_acts.grant(author, bob, UserRole.ADMIN, NOW_MS),
+    ):
+        with pytest.raises(UsageError, match="bob is out already"):
+            act()
+
+
+def test_the_machine_one_sits_at_is_not_suspended(mesh):
+    with pytest.raises(UsageError, match="the machine you sit at"):
+        mesh_acts.suspend(pen(mesh, FIRST), of(mesh, FIRST), NOW_MS)
+    assert of(mesh, FIRST).is_active
+
+
+def test_the_only_admin_stays_one(mesh):
+    author = pen(mesh, FAYS)
+    with pytest.raises(UsageError, match="the only admin"):
+        mesh_acts.drop(author, of(mesh, FAYS), NOW_MS)
+    mesh_acts.grant(author, of(mesh, BOBS), UserRole.ADMIN, NOW_MS)
+    mesh_acts.drop(author, of(mesh, FAYS), NOW_MS)
+    assert of(mesh, FAYS).user_role == UserRole.MEMBER

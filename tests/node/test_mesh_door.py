@@ -21,6 +21,8 @@ from node.mesh_acts import Act, Words
 from node.mesh_door import MeshDoor
 from tests.support.home import NOW_S
 
+NOW_MS = NOW_S * 1_000
+
 pytestmark = pytest.mark.slow
 
 PATIENCE_S = 60
@@ -278,8 +280,13 @@ def test_a_device_of_ones_own_is_let_back_and_put_out_by_signatures(tmp_path):
             await bob.join(await ann.invite())
             assert (await at_ann.until("link.changed"))["is_up"]
             key = the_key_of(bob)
-            await bob.post(api.SUSPEND, api.Done, api.Who(who="bob"))
+            fault = await bob.refused(bob.post, api.SUSPEND, api.Done, api.Who(who="bob"))
+            assert "the machine you sit at" in fault.what
+            mesh = bob.mesh.service.mesh
+            own = mesh.membership.member(mesh.node)
+            await mesh.gossip.publish(mesh.author.suspend_device(own.user, own.node, NOW_MS))
             await at_ann.until("members.changed")
+            assert "is suspended" in (await bob.get(api.MESH, api.Mesh)).complaint
             bare = api.Signed(who="bob")
             fault = await ann.refused(ann.post, api.UNSUSPEND, api.Done, bare)
             assert "of the person it is about" in fault.what  # Ann's phrase is here, not Bob's

@@ -39,7 +39,7 @@ from tests.support.memberships import (
     why,
 )
 
-F, A, B, C, D = map(person, "FABCD")
+F, A, B, C, D, E, G = map(person, "FABCDEG")
 
 
 def judged(ops, seed, share=0.0):
@@ -282,6 +282,27 @@ def test_what_counts_only_if_it_does_not_is_void_until_somebody_else_decides():
     assert (why(mine, first), why(mine, second)) == (None, Void.SPENT)
     assert evaluation.unsettled == set()
     assert mine.is_active(C)
+
+
+def test_two_that_count_only_if_they_do_not_are_void_in_any_order():
+    # As above, with two that have built on it; and A writes far away, so that in some orders
+    # something certain has come after the admission and in others not.
+    mesh = a_mesh(F, A)
+    for who in (B, E):
+        mesh.bring(who)
+    voucher = mesh.invite()
+    restored, far = mesh.of(F), mesh.of(A)
+    first = mesh.admit(C, voucher)
+    mine, theirs = mesh.of(B), mesh.of(E)
+    void = {first, mine.force_admit(D, voucher), theirs.force_admit(G, voucher)}
+    restored.invite()
+    far.author.next_epoch(bytes(32), NOW_MS)
+    for other in (theirs, restored, far):
+        other.tell(mine)
+    ops = {op.id: op for op in mine.membership.set.ops}
+    evaluation = assert_order_never_matters(World(random.Random(0), [], ops), orders=30)
+    assert {evaluation.set.ops[i].id for i in evaluation.unsettled} == void
+    assert_verdicts_agree_with_the_rules(evaluation)
 
 
 # --- incremental ----------------------------------------------------------------------------------

@@ -72,6 +72,22 @@ def test_numbers_count_in_turn_only():
     assert facts.next_number(Kind.COMMITTEE) == 1
 
 
+def test_what_a_forked_author_wrote_is_in_the_same_order_everywhere():
+    mesh = found(F)
+    mesh.bring(A)
+    one, other = mesh.of(A), mesh.of(A)
+    for number in (1, 2):
+        one.force(Kind.EPOCH, Numbered(number, b"one"))
+        other.force(Kind.EPOCH, Numbered(number, b"other"))
+    one.meet(other)
+    found_by = []
+    for replica in (one, other):
+        facts = facts_of(replica)
+        found_by.append([replica.membership.set.ops[i].id for i in facts.written[A.node]])
+        assert facts.written[A.node] == sorted(facts.written[A.node], key=facts.key)
+    assert found_by[0] == found_by[1]
+
+
 def test_a_fork_seen_is_both_operations_in_one_past():
     mesh = found(F)
     mesh.bring(A)

@@ -12,6 +12,7 @@ from core.phrase import to_words
 from mesh.members.bodies import Kind, Reason, RevokeDevice, RevokeUser, SuspendDevice
 from mesh.members.operation import Proposal
 from node import api
+from node.cli import secrets_input
 from node.control import Control
 from tests.support.home import somebody
 from tests.support.program import Machine, one_line
@@ -91,9 +92,11 @@ def test_plain_acts_are_asked_for_as_they_are(machine, monkeypatch):
 
 def test_putting_somebody_out_asks_and_names_the_very_one(machine, monkeypatch):
     node = Answers(monkeypatch, SIGN=about(machine, "revoke", devices=["bob", "old"]))
+    assert "no terminal to ask (--yes" in machine.here("revoke", "b", code=2).stderr
+    monkeypatch.setattr(secrets_input, "on_terminal", lambda: True)
     refused = machine.here("revoke", "b", code=130, given=b"n\n")
     assert "Put the person of bob, with 2 devices, out for good?" in refused.output
-    assert [path for path, _ in node.asked] == [api.SIGN]
+    assert {path for path, _ in node.asked} == {api.SIGN}
     assert "bob is out" in machine.here("revoke", "b", given=b"y\n").stdout
     assert node.asked[-1] == (api.REVOKE, api.Signed(who=NODE.text()))
     assert machine.here("revoke", "b", "--yes").stdout == "bob is out\n"
@@ -145,6 +148,7 @@ def test_leaving_asks_says_what_follows_and_signs_what_it_knew(machine, monkeypa
     told = about(machine, "leave", needs_phrase=True, parents=[one.hex() for one in LIFTS], **facts)
     left = api.Left(name="home", files="/home/mesh.left-1", heard=False)
     node = Answers(monkeypatch, SIGN=told, LEAVE=left, MESH=mesh())
+    monkeypatch.setattr(secrets_input, "on_terminal", lambda: True)
     refused = machine.here("leave", code=130, given=b"n\n")
     assert "only admin" in refused.stderr
     assert "Leave the mesh home with all your devices (bob, old)?" in refused.output
@@ -158,6 +162,15 @@ def test_leaving_asks_says_what_follows_and_signs_what_it_knew(machine, monkeypa
     proposal = Proposal(MESH, Kind.REVOKE_USER, tuple(LIFTS), RevokeUser(user, Reason.LEFT))
     (signature,) = map(bytes.fromhex, question.signatures)
     verify(user, SignLabel.MEMBER_COSIGN, proposal.encoded(), signature)
+
+
+def test_who_is_out_already_forgets_the_mesh_without_a_phrase(machine, monkeypatch):
+    left = api.Left(name="home", files="/home/mesh.left-1", heard=False)
+    node = Answers(monkeypatch, LEAVE=left, MESH=mesh())
+    done = machine.here("leave", "--quietly", "--yes")
+    told = "This machine has forgotten the mesh home. Its files are in /home/mesh.left-1\n"
+    assert (done.stdout, done.stderr) == (told, "")
+    assert node.asked[-1] == (api.LEAVE, api.Leave(quietly=True))
 
 
 def test_leaving_tells_programs(machine, monkeypatch):

@@ -136,7 +136,7 @@ def test_offers_are_shown(machine, monkeypatch):
 @pytest.mark.parametrize(
     ("looks", "presence", "hours", "told"),
     [
-        ("alive", "present", 0, "alive, not linked"),
+        ("alive", "present", 1, "not linked, last heard 1 h 0 min ago"),
         ("suspect", "present", 1, "does not answer"),
         ("dead", "away", 3, "away, last heard 3 h 0 min ago"),
         ("dead", "lost", 50, "lost, last heard 2 d 2 h ago"),

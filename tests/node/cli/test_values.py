@@ -36,12 +36,14 @@ def test_what_is_no_size_is_refused(text):
         parse_size(text)
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10min", 600), ("2h", 7200)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("10min", 600), ("2h", 7200), ("7d", 604_800)]
+)
 def test_seconds(text, seconds):
     assert parse_seconds(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "10", "10m", "0s", "-1s", "1d", "1.5h"])
+@pytest.mark.parametrize("text", ["", "10", "10m", "0s", "-1s", "1w", "1.5h"])
 def test_what_is_no_time_is_refused(text):
     with pytest.raises(UsageError, match="is no time"):
         parse_seconds(text)
