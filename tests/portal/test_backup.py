@@ -501,3 +501,15 @@ def test_rows_that_were_lost_are_made_again(run, docs):
     run()
     assert run.faults == []
     assert run.contents() == files
+
+
+@pytest.mark.slow
+def test_a_file_that_is_backed_up_by_itself_is_new_unmodified_or_changed(vault, docs):
+    path = docs / "letter"
+    path.write_bytes(b"dear")
+    run = Run(vault, path)
+    for content, counted in ((b"dear", (1, 0)), (b"dear", (0, 0)), (b"dearest", (0, 1))):
+        path.write_bytes(content)
+        run()
+        progress = run.progress
+        assert (progress.files, progress.files_new, progress.files_changed) == (1, *counted)

@@ -591,15 +591,3 @@ def test_other_file_systems_are_left_if_asked(vault, docs, listings, is_root):
         assert names(one_file_system=True) == set(files) - {"g/h"}
     assert names() == set(files)
     assert names(one_file_system=True) == set(files) - {"g/h"}
-
-
-@pytest.mark.slow
-def test_a_file_that_is_backed_up_by_itself_is_new_unmodified_or_changed(vault, docs):
-    path = docs / "letter"
-    path.write_bytes(b"dear")
-    run = Run(vault, path)
-    for content, counted in ((b"dear", (1, 0)), (b"dear", (0, 0)), (b"dearest", (0, 1))):
-        path.write_bytes(content)
-        run()
-        progress = run.progress
-        assert (progress.files, progress.files_new, progress.files_changed) == (1, *counted)
