@@ -160,7 +160,9 @@ async def come_in(
     somebody must approve. LinkError if nobody lets us in; what else is raised, the mesh has said.
     """
     left = list(places)
-    failure: LinkError = Unreachable("nobody answers at any of these addresses")
+    tried = ", ".join(str(at) for at in left)
+    hint = f"tried {tried}: does a node run there, is its UDP port open?" if left else None
+    failure: LinkError = Unreachable("nobody answers at any of these addresses", hint=hint)
     while left:
         found = await _reach(endpoint, left)
         if found is None:

@@ -93,6 +93,9 @@ _SENTENCES = {
     Refusal.ELSEWHERE: "this member may not admit anybody; another one may",
     Refusal.NOT_ACCEPTED: "the mesh does not accept this device",
 }
+_HINTS = {
+    Refusal.NOT_ACCEPTED: "one that was put out comes back with new keys: in an empty PORTAL_HOME",
+}
 
 
 _WAITING = {Standing.PENDING, Standing.DISPUTED}
@@ -104,7 +107,7 @@ class JoinRefused(PortalError):
     """The mesh did not let us in."""
 
     def __init__(self, reason: Refusal) -> None:
-        super().__init__(_SENTENCES[reason])
+        super().__init__(_SENTENCES[reason], hint=_HINTS.get(reason))
         self.reason = reason
 
 

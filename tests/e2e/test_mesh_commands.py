@@ -146,13 +146,19 @@ def test_the_only_admin_administers_from_the_machine_it_comes_back_with(home, tm
 
 
 def test_a_suspended_machine_comes_back_by_the_phrase_of_its_person(home, tmp_path):
-    _, ann, bob = home
+    people, ann, bob = home
+    page = printed_kit(bob, tmp_path)
     words = the_words(bob, tmp_path)
-    assert bob.typed("suspend", "bob") == "bob is suspended\n"
+    assert "the machine you sit at" in bob.typed("suspend", "bob", code=2)
+    other = people.machine("other")  # of Bob's
+    assert other.done("recover", "--kit-file", str(page)).returncode == 0
+    other.start()
+    other.until_linked("ann", "bob")
+    assert other.typed("suspend", "bob") == "bob is suspended\n"
     ann.until(lambda: ann.peers()["bob"].standing == "suspended")
     assert "no terminal to ask for the recovery phrase" in ann.typed("unsuspend", "bob", code=2)
     assert ann.typed("unsuspend", "bob", "--kit-file", words) == "bob is back\n"
-    ann.until_linked("bob")
+    ann.until(lambda: "bob" in ann.linked())
     assert "not suspended but active" in ann.typed("unsuspend", "bob", code=2)
     assert ann.typed("suspend", "bob") == "bob is suspended\n"  # by an admin: no phrase
     assert ann.typed("unsuspend", "bob") == "bob is back\n"
