@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 
 from core import limits
+from core.crypto import Buffer
 
 _ALIGNED_BYTES = 64  # as the vector code of hashes likes it
 
@@ -42,6 +43,34 @@ class Buffers:
         if len(self._kept) < limits.READ_BUFFERS_KEPT_MAX:
             self._kept.append(buffer)
         return buffer
+
+
+class Joined:
+    """Pieces one after the other, copied as they come: what they lay in may be used again."""
+
+    def __init__(self, buffers: Buffers, size_target: int) -> None:
+        self.count = 0
+        self.size = 0
+        self._buffers = buffers
+        self._target = size_target
+        self._room = memoryview(b"")
+
+    def add(self, data: Buffer) -> None:
+        """One more. Whoever keeps to the target never has them copied twice."""
+        end = self.size + len(data)
+        if end > len(self._room) or not self.count:
+            room = self._buffers.take(max(end, self._target))
+            room[: self.size] = self._room[: self.size]
+            self._room = room
+        self._room[self.size : end] = data
+        self.count += 1
+        self.size = end
+
+    def take(self) -> memoryview:
+        """All of them, and begin anew."""
+        whole = self._room[: self.size].toreadonly()
+        self._room, self.count, self.size = memoryview(b""), 0, 0
+        return whole
 
 
 def filled_by(read: Callable[[int], bytes]) -> Callable[[memoryview], int]:

@@ -11,6 +11,7 @@ from enum import IntEnum, unique
 from typing import NamedTuple, Self, overload
 
 from core import hashing, limits
+from core.buffers import Buffers, Joined
 from core.crypto import Buffer
 from core.errors import IntegrityError, NewerFormat
 from core.secret import Secret
@@ -150,16 +151,15 @@ class Bundler:
 
     def __init__(self, bytes_target: int = limits.BUNDLE_BYTES_TARGET) -> None:
         self._bytes_target = bytes_target
-        self._parts: list[Buffer] = []
+        self._joined = Joined(Buffers(bytes_target), bytes_target)
         self._rows: list[bytes] = []
         self._only: Piece | None = None  # while there is one
-        self._bytes = 0
 
     def fits(self, size: int) -> bool:
         """Whether a piece of this size may still be added; an empty bundle takes any."""
         if not self._rows:
             return True
-        has_room = self._bytes + size <= self._bytes_target
+        has_room = self._joined.size + size <= self._bytes_target
         return has_room and len(self._rows) < limits.BUNDLE_PIECES_MAX
 
     def add(self, kind: Kind, data: Buffer, tag: bytes | None = None) -> Piece:
@@ -169,17 +169,15 @@ class Bundler:
         piece = Piece(tag or hashing.tag(kind, data), kind, len(data))
         self._only = None if self._rows else piece
         self._rows.append(piece_row(*piece))
-        self._parts.append(data)
-        self._bytes += piece.length
+        self._joined.add(data)
         return piece
 
     def take(self) -> Chunk | None:
         """What was gathered, and begin anew; a single piece goes as a chunk of its own."""
-        rows, parts, only = self._rows, self._parts, self._only
-        self._rows, self._parts, self._bytes, self._only = [], [], 0, None
+        rows, only, data = self._rows, self._only, self._joined.take()
+        self._rows, self._only = [], None
         if not rows:
             return None
         if only is not None:
-            return Chunk(only.kind, only.tag, parts[0])
-        data = b"".join(parts)
+            return Chunk(only.kind, only.tag, data)
         return Chunk(Kind.BUNDLE, hashing.tag(Kind.BUNDLE, data), data, Pieces(b"".join(rows)))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from core import limits
 from core.archive.table import HOLE, HOLE_BYTES_MAX, Extent, Segment, Stored
+from core.buffers import Buffers, Joined
 from core.chunking import Chunker
 from core.crypto import Buffer
 from core.hashing import tag as tag_of
@@ -57,8 +58,8 @@ class Builder:
         self._is_resumed = bool(known)
         self._small: dict[bytes, Extent] = {}  # tag of a small piece -> where it lies
         self._bundle = self._provisional()
-        self._bundled: list[Buffer] = []
-        self._bundle_bytes = 0
+        target = limits.ARCHIVE_BUNDLE_BYTES_TARGET
+        self._bundled = Joined(Buffers(target), target)
         self._bundle_tag = b""  # of the piece that came last
         self._segment = Segment()
         self._unsettled: list[Segment] = []
@@ -72,13 +73,12 @@ class Builder:
         if found is not None:
             return found
         size = len(data)
-        full = self._bundle_bytes + size > limits.ARCHIVE_BUNDLE_BYTES_TARGET
-        if full or len(self._bundled) >= limits.BUNDLE_PIECES_MAX:
+        full = self._bundled.size + size > limits.ARCHIVE_BUNDLE_BYTES_TARGET
+        if full or self._bundled.count >= limits.BUNDLE_PIECES_MAX:
             self._close_bundle()
-        self._bundled.append(data)
         self._bundle_tag = tag
-        extent = self._small[tag] = Extent(self._bundle, self._bundle_bytes, size)
-        self._bundle_bytes += size
+        extent = self._small[tag] = Extent(self._bundle, self._bundled.size, size)
+        self._bundled.add(data)
         self.totals.new_bytes += size
         return extent
 
@@ -145,19 +145,17 @@ class Builder:
         return number
 
     def _close_bundle(self) -> None:
-        if not self._bundled:
+        count, data = self._bundled.count, self._bundled.take()
+        if not count:
             return
-        if len(self._bundled) == 1:
-            number = self._bundle_number(Kind.SMALL_FILE, self._bundled[0], self._bundle_tag)
+        if count == 1:
+            number = self._bundle_number(Kind.SMALL_FILE, data, self._bundle_tag)
         else:
-            data = b"".join(self._bundled)
             # Two bundles of one run cannot be equal, since no piece is in both.
             tag = tag_of(Kind.BUNDLE, data) if self._is_resumed else None
             number = self._bundle_number(Kind.BUNDLE, data, tag)
         self._settled[self._bundle] = number
         self._bundle = self._provisional()
-        self._bundled = []
-        self._bundle_bytes = 0
 
     def _bundle_number(self, kind: Kind, data: Buffer, tag: bytes | None) -> int:
         number = self._numbers.get(tag) if tag is not None else None
@@ -174,4 +172,4 @@ class Builder:
             del self._unsettled[0]
 
     def _bundle_is_open_in(self, segment: Segment) -> bool:
-        return bool(self._bundle_bytes) and self._bundle in segment.chunks
+        return bool(self._bundled.size) and self._bundle in segment.chunks

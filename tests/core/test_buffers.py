@@ -3,7 +3,7 @@ import io
 import threading
 
 from core import limits
-from core.buffers import Buffers, filled_by, is_looked_at
+from core.buffers import Buffers, Joined, filled_by, is_looked_at
 
 
 def test_what_is_looked_at_is_never_handed_out_again():
@@ -84,3 +84,32 @@ def test_a_buffer_is_looked_at_while_there_is_a_view():
     gc.collect()
     assert not is_looked_at(buffer)
     assert len(buffer) == 2
+
+
+def test_pieces_are_joined_and_what_they_lay_in_is_free():
+    sources = Buffers(1_000)
+    joined = Joined(Buffers(100), 100)
+    wholes = []
+    for number in range(40):
+        source = sources.take(1_000)
+        source[:30] = bytes([number]) * 30
+        joined.add(source[:30])
+        buffer = source.obj
+        del source
+        assert not is_looked_at(buffer), "a small piece must not keep a large buffer"
+        if joined.count == 3:
+            assert joined.size == 90
+            wholes.append((number, joined.take()))
+            assert (joined.count, joined.size) == (0, 0)
+    for number, whole in wholes:
+        assert whole.readonly
+        assert whole == b"".join(bytes([n]) * 30 for n in range(number - 2, number + 1))
+
+
+def test_more_than_was_meant_is_joined_too():
+    joined = Joined(Buffers(10), 10)
+    for piece in (b"", b"abc", b"", b"d" * 20, b"e" * 5):
+        joined.add(piece)
+    assert (joined.count, joined.size) == (5, 28)
+    assert joined.take() == b"abc" + b"d" * 20 + b"e" * 5
+    assert joined.take() == b""
