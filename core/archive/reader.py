@@ -117,7 +117,11 @@ class ArchiveReader:
         room = self._buffers.take(entry.stored_len)
         at = 0
         while at < len(room):
-            count = os.preadv(self._file, (room[at:],), entry.offset + at)
+            try:
+                count = os.preadv(self._file, (room[at:],), entry.offset + at)
+            except OSError as e:  # a bad sector: the other chunks are still good
+                what = f"a chunk of the archive cannot be read: {e.strerror}"
+                raise IntegrityError(what) from e
             if count == 0:
                 raise FormatError("the archive has become shorter")
             at += count

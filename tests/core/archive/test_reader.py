@@ -1,3 +1,4 @@
+import errno
 import gc
 import os
 import struct
@@ -400,6 +401,17 @@ def test_a_read_may_give_less_but_not_nothing(tmp_path, monkeypatch, most):
     else:
         with pytest.raises(FormatError, match="shorter"):
             reader.chunk_untrusted(0)
+
+
+def test_a_bad_sector_costs_its_chunk(tmp_path, monkeypatch):
+    reader = ArchiveReader.open_file(make(tmp_path / "a", {b"f": SOME(100)}))
+
+    def bad(_fd, _views, _at):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "preadv", bad)
+    with pytest.raises(IntegrityError, match="cannot be read: Input/output error"):
+        reader.chunk_untrusted(0)
 
 
 def test_an_empty_archive(tmp_path):
