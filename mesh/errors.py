@@ -34,3 +34,7 @@ class NotTrusted(LinkError):
 
 class TurnedAway(NotTrusted):
     """The node that was meant does not let this one in."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__(f"the peer does not let this node in: {word}")
+        self.word = word

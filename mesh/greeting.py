@@ -91,7 +91,7 @@ async def _answer_untrusted(control: QuicStream) -> bytes:
     if frame is not None and frame.kind == FrameType.REFUSED:
         (word,) = frame.row_untrusted(1)
         word = codec.as_text(word, _WORD_BYTES_MAX, "the word")
-        raise TurnedAway(f"the peer does not let this node in: {word}")
+        raise TurnedAway(word)
     if frame is None or frame.kind != FrameType.HELLO:
         raise FormatError("it does not answer with a HELLO")
     return frame.body

@@ -84,7 +84,9 @@ class Links:
         self._pairing = _Crowd()
         self._nursery: trio.Nursery | None = None
         self._watchers: list[Callable[[Link, bool], None]] = []
-        self.turned_away_by: set[NodeId] = set()  # members that did not let us in when asked last
+        self.turned_away_by: dict[
+            NodeId, str
+        ] = {}  # who did not let us in, and why
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; then every link is closed."""
@@ -154,7 +156,7 @@ class Links:
 
     def forget(self, node: NodeId) -> None:
         """Do not keep a link to this node any more; the one there is ends when it is not used."""
-        self.turned_away_by.discard(node)
+        self.turned_away_by.pop(node, None)
         if kept := self._kept.pop(node, None):
             kept.scope.cancel()
         if link := self.get(node):
@@ -217,8 +219,8 @@ class Links:
             _log.debug("no link to %s at %s: %s", node.short(), way.address, e)
             dial.failures.append(e)
             if isinstance(e, TurnedAway) and node not in self.turned_away_by:
-                self.turned_away_by.add(node)
-                _log.warning("%s does not let this node in", node.short())
+                self.turned_away_by[node] = e.word
+                _log.warning("%s does not let this node in: %s", node.short(), e.word)
         else:
             others.cancel_scope.cancel()
 
@@ -312,7 +314,7 @@ class Links:
             self._retire(gone)
         link.wanted = node in self._kept
         self._links[node] = link
-        self.turned_away_by.discard(node)
+        self.turned_away_by.pop(node, None)
         self._nursery.start_soon(self._serve, link)
         if (dial := self._dials.get(node)) and not dial.turn.locked():
             dial.scope.cancel()  # it has not said a word yet, and need not

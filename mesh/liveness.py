@@ -371,6 +371,7 @@ class Liveness:
                 await self._is_due.wait()
             self._is_due = trio.Event()
             now = trio.current_time()
+            self.presence.advance(now)
             self._settle_absences(now)
             if not self._is_kept or now - kept_at >= limits.PRESENCE_SAVE_SECONDS:
                 kept_at = now

@@ -103,8 +103,9 @@ class Presence:
 
     def watches(self, now: float, *, does: bool) -> None:
         """Whether we would see now who is there."""
-        self.advance(now)
-        self._watches = does
+        if does != self._watches:  # asked at every word of anybody: then there is nothing to do
+            self.advance(now)
+            self._watches = does
 
     def advance(self, now: float) -> None:
         """Count the time until now."""

@@ -47,6 +47,10 @@ from node.network import interface_addresses
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _SALT_BYTES = 32
+_WORDS = {  # of a refusal; strangers are told nothing else than the first
+    "refused": "it may be suspended or put out (ask them; portal leave --quietly)",
+    "clock": "its clock is wrong",
+}
 
 
 class NoMesh(PortalError):
@@ -110,12 +114,10 @@ class MeshService:
         if own is None or not own.is_active:
             standing = own.standing if own is not None else "no member"
             return f"this machine is {standing}: nobody lets it in (portal leave, or ask an admin)"
-        by = len(mesh.links.turned_away_by)
+        by = mesh.links.turned_away_by
         if by and not mesh.links.all():
-            return (
-                f"{by} members do not let this machine in: it may be suspended or put out "
-                "(ask them; portal leave --quietly)"
-            )
+            words = " and ".join(sorted({_WORDS.get(word, word) for word in by.values()}))
+            return f"{len(by)} members do not let this machine in: {words}"
         if mesh.liveness.swim.is_alone:
             return "nobody answers: this machine may be cut off from the network"
         return None

@@ -119,6 +119,9 @@ def leave(*, quietly: bool, yes: bool, as_json: bool, **asked: Any) -> None:
     if quietly:
         _confirm(f"Have this machine forget the mesh {name}?", yes=yes)
         left = node.post(api.LEAVE, api.Left, api.Leave(quietly=True))
+        if as_json:
+            opening.echo_json("left", left)
+            return
         click.echo(f"This machine has forgotten the mesh {name}. Its files are in {left.files}")
         return
     about = node.post(api.SIGN, api.ToSign, api.Sign(act="leave"))

@@ -119,7 +119,7 @@ def test_whoever_is_not_trusted_is_another_matter(kind):
             with pytest.raises(TurnedAway, match="does not let this node in: refused") as told:
                 await cyd.links.reach(ANN.id, [Way(NOWHERE, kind), ann.way(kind)])
             assert not told.value.retryable
-            assert cyd.links.turned_away_by == {ANN.id}
+            assert cyd.links.turned_away_by == {ANN.id: "refused"}
             assert not ann.links.turned_away_by
             with pytest.raises(Refused, match="another node"):
                 await cyd.links.reach(ANN.id, [bob.way(kind)])

@@ -236,6 +236,27 @@ def test_who_is_put_out_is_told_and_its_link_ends(tmp_path):
     trio.run(scene)
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ({}, None),
+        ({b"a": "refused", b"b": "refused"}, "2 members do not let this machine in: it may be"),
+        ({b"a": "clock"}, "1 members do not let this machine in: its clock is wrong"),
+        ({b"a": "later_word"}, "1 members do not let this machine in: later_word"),
+    ],
+)
+def test_a_machine_that_nobody_lets_in_says_why(tmp_path, words, told):
+    async def scene():
+        ann = House(tmp_path, "ann", admin=True)
+        async with open_houses(ann):
+            await ann.post(api.MESH, api.Mesh, api.NewMesh(name="home"))
+            ann.mesh.service.mesh.links.turned_away_by.update(words)
+            found = (await ann.get(api.MESH, api.Mesh)).complaint
+            assert found is None if told is None else found.startswith(told)
+
+    trio.run(scene)
+
+
 def test_a_suspended_device_is_not_linked(tmp_path):
     async def scene():
         async with two(tmp_path) as (ann, bob, at_ann, _):
