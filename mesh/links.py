@@ -84,9 +84,7 @@ class Links:
         self._pairing = _Crowd()
         self._nursery: trio.Nursery | None = None
         self._watchers: list[Callable[[Link, bool], None]] = []
-        self.turned_away_by: dict[
-            NodeId, str
-        ] = {}  # who did not let us in, and why
+        self.turned_away_by: dict[NodeId, str] = {}  # who did not let us in, and why
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; then every link is closed."""
