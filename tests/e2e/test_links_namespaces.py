@@ -125,7 +125,7 @@ def test_when_the_dialler_gets_another_address_the_transfer_goes_on(kind):
     async def main():
         with cable() as made, processes(made) as (ann, bob):
             link, _ = await linked(ann, bob, kind)
-            size = MUCH if kind is Kind.QH3 else MUCH // 8
+            size = MUCH if kind is Kind.QH3 else MUCH // 16
             ann.tell("transfer", to="bob", size=size)
             await ann.hear("some")
             made.address(made.ann, "10.99.0.1", "10.99.0.7")
@@ -159,7 +159,7 @@ def test_a_cable_that_was_out_for_a_moment_heals_without_a_new_link(kind):
     async def main():
         with cable() as made, processes(made) as (ann, bob):
             link, _ = await linked(ann, bob, kind)
-            size = MUCH if kind is Kind.QH3 else MUCH // 8
+            size = MUCH if kind is Kind.QH3 else MUCH // 16
             ann.tell("transfer", to="bob", size=size)
             await ann.hear("some")
             made.cut()

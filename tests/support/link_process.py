@@ -26,7 +26,7 @@ from tests.support.meeting import Place, settle
 from tests.support.nodes import a_node, a_roster
 
 REPOSITORY = Path(__file__).parent.parent.parent
-PATIENCE_S = 60
+PATIENCE_S = 120
 NAMES = ("ann", "bob")
 
 
