@@ -165,9 +165,10 @@ class Chunker:
             raise FormatError(f"the key of a chunker has {limits.KEY_BYTES} bytes")
         self.params = params
         self._scan = params.scan(kernel or native.kernel(), key)
-        # Twice max, so that the tail carried over is less than what is read anew.
-        self._batch_bytes = max(limits.READ_BUFFER_BYTES, 2 * params.max_bytes)
-        self._buffers = Buffers(self._batch_bytes)
+        # What is read lies behind what was read before, so that a tail whose cut is not known yet
+        # is copied only where a room ends; four times max, so that this is seldom.
+        self._room_bytes = max(limits.READ_BUFFER_BYTES, 4 * params.max_bytes)
+        self._buffers = Buffers(self._room_bytes)
 
     def cuts(self, data: Buffer, *, final: bool) -> list[int]:
         """The ends of the chunks in `data`, which must begin where a chunk begins.
@@ -185,21 +186,33 @@ class Chunker:
         Of a stream that is `size` long no more is read. Each chunk may be kept or handed to a
         thread: what is looked at is not written to again.
         """
-        tail = memoryview(b"")
-        missing = self._batch_bytes if size is None else size
+        room = memoryview(b"")
+        start = end = 0  # of what is read and not cut yet, in the room
+        missing = self._room_bytes if size is None else size
         final = False
         while not final:
-            room = self._buffers.take(min(self._batch_bytes, len(tail) + missing))
-            room[: len(tail)] = tail
-            end, wanted = len(tail), len(room)
-            while end < wanted and (count := read_into(room[end:])):
-                end += count
+            wanted = min(limits.THREAD_HOP_BYTES, missing)
+            if end + wanted > len(room):
+                tail = room[start:end]
+                room = self._buffers.take(min(self._room_bytes, len(tail) + missing))
+                room[: len(tail)] = tail
+                start, end = 0, len(tail)
+            count = _fill(room[end : end + wanted], read_into)
+            end += count
             if size is not None:
-                missing -= end - len(tail)
-            final = end < wanted or missing == 0
-            batch = room[:end].toreadonly()
-            start = 0
+                missing -= count
+            final = count < wanted or missing == 0
+            batch = room[start:end].toreadonly()
+            at = 0
             for cut in self.cuts(batch, final=final):
-                yield batch[start:cut]
-                start = cut
-            tail = batch[start:]
+                yield batch[at:cut]
+                at = cut
+            start += at
+
+
+def _fill(view: memoryview, read_into: Callable[[memoryview], int]) -> int:
+    """Read until it is full or nothing more comes; how much that was."""
+    count = 0
+    while count < len(view) and (more := read_into(view[count:])):
+        count += more
+    return count

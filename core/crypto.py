@@ -3,18 +3,13 @@
 ChaCha20-Poly1305 and Argon2id come from `cryptography` (twice the AEAD speed of PyNaCl), Ed25519
 and X25519 from libsodium by PyNaCl: `cryptography` accepts forged signatures under small-order
 public keys, libsodium refuses them. Nothing here is home-made; this file binds, checks lengths and
-turns every library's failure into ours.
+turns every library's failure into ours. Each is imported when it is first needed: who packs an
+archive without a lock waits for none of them.
 """
 
-import hmac
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
-
-import nacl.bindings as sodium
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from nacl.exceptions import CryptoError
 
 from core import limits
 from core.errors import FormatError, IntegrityError, LimitExceeded, PortalError
@@ -37,6 +32,8 @@ def system_entropy(size: int) -> bytes:
 
 def equal(a: bytes, b: bytes) -> bool:
     """Whether two byte strings are equal, in time that does not depend on where they differ."""
+    import hmac
+
     return hmac.compare_digest(a, b)
 
 
@@ -45,17 +42,24 @@ def equal(a: bytes, b: bytes) -> bool:
 
 def aead_seal(key: bytes, nonce: bytes, data: Buffer, aad: bytes) -> bytes:
     """Ciphertext and tag. The caller's format guarantees that (key, nonce) never repeats."""
+    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
     return ChaCha20Poly1305(key).encrypt(nonce, data, aad)
 
 
 def aead_seal_into(key: bytes, nonce: bytes, data: Buffer, aad: bytes, out: Buffer) -> None:
     """Seal into `out`, which has the room of the data and the tag and does not overlap the data."""
+    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
     written = ChaCha20Poly1305(key).encrypt_into(nonce, data, aad, out)
     assert written == len(data) + limits.AEAD_TAG_BYTES == len(out)
 
 
 def aead_open(key: bytes, nonce: bytes, sealed: Buffer, aad: bytes) -> bytes:
     """The plaintext, or IntegrityError."""
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
     try:
         return ChaCha20Poly1305(key).decrypt(nonce, sealed, aad)
     except InvalidTag as e:
@@ -78,12 +82,16 @@ class SigningKey:
     __slots__ = ("_expanded", "public")
 
     def __init__(self, seed: Secret) -> None:
+        import nacl.bindings as sodium
+
         public, expanded = sodium.crypto_sign_seed_keypair(seed.reveal())
         self.public: bytes = public
         self._expanded = Secret(expanded)
 
     def sign(self, label: SignLabel, payload: bytes) -> bytes:
         """A 64-byte signature over SIG(label, payload); raw bytes are never signed."""
+        import nacl.bindings as sodium
+
         signed: bytes = sodium.crypto_sign(_framed(label, payload), self._expanded.reveal())
         return signed[: limits.SIGNATURE_BYTES]
 
@@ -99,6 +107,9 @@ def verify(public: bytes, label: SignLabel, payload: bytes, signature: bytes) ->
 
 def signature_is_valid(public: bytes, message: bytes, signature: bytes) -> bool:
     """Plain RFC 8032 verification, without small-order or non-canonical keys (for vectors)."""
+    import nacl.bindings as sodium
+    from nacl.exceptions import CryptoError
+
     if len(public) != limits.KEY_BYTES or len(signature) != limits.SIGNATURE_BYTES:
         return False
     if not sodium.crypto_core_ed25519_is_valid_point(public):
@@ -112,6 +123,8 @@ def signature_is_valid(public: bytes, message: bytes, signature: bytes) -> bool:
 
 def check_public_key_untrusted(public: bytes) -> None:
     """Refuse, before it is stored, an Ed25519 key under which signatures could be forged."""
+    import nacl.bindings as sodium
+
     size_is_right = len(public) == limits.KEY_BYTES
     if not size_is_right or not sodium.crypto_core_ed25519_is_valid_point(public):
         raise FormatError("not a usable Ed25519 public key")
@@ -122,12 +135,17 @@ def check_public_key_untrusted(public: bytes) -> None:
 
 def x25519_public(secret: Secret) -> bytes:
     """The public half of an X25519 secret."""
+    import nacl.bindings as sodium
+
     public: bytes = sodium.crypto_scalarmult_base(secret.reveal())
     return public
 
 
 def x25519_shared(secret: Secret, public: bytes) -> Secret:
     """The raw shared secret, to be fed to a key derivation; low-order points are refused."""
+    import nacl.bindings as sodium
+    from nacl.exceptions import CryptoError
+
     if len(public) != limits.KEY_BYTES:
         raise FormatError("not an X25519 public key")
     try:
@@ -144,7 +162,7 @@ _HPKE_SEED_BYTES = 96
 def hpke_public(seed: Secret) -> bytes:
     """The public half of a sharing seed: ML-KEM-768 (1,184 bytes) || X25519 (32)."""
     assert len(seed) == _HPKE_SEED_BYTES
-    from cryptography.hazmat.primitives.asymmetric.mlkem import (  # noqa: PLC0415 - rarely needed
+    from cryptography.hazmat.primitives.asymmetric.mlkem import (
         MLKEM768PrivateKey,
     )
 
@@ -156,11 +174,11 @@ def hpke_public(seed: Secret) -> bytes:
 
 def hpke_seal(public: bytes, data: bytes, info: bytes) -> bytes:
     """Encapsulated key, ciphertext and tag, for whoever has the seed; `info` ties it to its use."""
-    from cryptography.hazmat.primitives import hpke  # noqa: PLC0415 - rarely needed
-    from cryptography.hazmat.primitives.asymmetric.mlkem import (  # noqa: PLC0415
+    from cryptography.hazmat.primitives import hpke
+    from cryptography.hazmat.primitives.asymmetric.mlkem import (
         MLKEM768PublicKey,
     )
-    from cryptography.hazmat.primitives.asymmetric.x25519 import (  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric.x25519 import (
         X25519PublicKey,
     )
 
@@ -179,11 +197,12 @@ def hpke_seal(public: bytes, data: bytes, info: bytes) -> bytes:
 
 def hpke_open(seed: Secret, sealed: bytes, info: bytes) -> bytes:
     """What was sealed to this seed's public half, or IntegrityError."""
-    from cryptography.hazmat.primitives import hpke  # noqa: PLC0415 - rarely needed
-    from cryptography.hazmat.primitives.asymmetric.mlkem import (  # noqa: PLC0415
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives import hpke
+    from cryptography.hazmat.primitives.asymmetric.mlkem import (
         MLKEM768PrivateKey,
     )
-    from cryptography.hazmat.primitives.asymmetric.x25519 import (  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric.x25519 import (
         X25519PrivateKey,
     )
 
@@ -200,7 +219,7 @@ def hpke_open(seed: Secret, sealed: bytes, info: bytes) -> bytes:
 
 
 def _hpke_suite() -> "Suite":
-    from cryptography.hazmat.primitives.hpke import (  # noqa: PLC0415 - rarely needed
+    from cryptography.hazmat.primitives.hpke import (
         AEAD,
         KDF,
         KEM,
@@ -226,7 +245,7 @@ def check_argon2_untrusted(memory_kib: int, passes: int, lanes: int) -> None:
 
 def argon2id(secret: Secret, salt: bytes, *, memory_kib: int, passes: int, lanes: int) -> Secret:
     """A 32-byte key from a passphrase, slowly."""
-    from cryptography.hazmat.primitives.kdf.argon2 import Argon2id  # noqa: PLC0415 - rarely needed
+    from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
     check_argon2_untrusted(memory_kib, passes, lanes)
     kdf = Argon2id(

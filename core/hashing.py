@@ -8,6 +8,7 @@ H(name, data, n)   digest(label, data, n)       a hash for a purpose
 
 from collections.abc import Iterable
 from functools import cache
+from itertools import repeat
 
 from blake3 import blake3
 
@@ -44,6 +45,12 @@ def tag(kind: int, data: bytes | bytearray | memoryview) -> bytes:
     if len(data) < _COPY_BYTES_MAX:
         return blake3(b"".join((_ONE_BYTE[kind], data)), key=key).digest()
     return blake3(_ONE_BYTE[kind], key=key).update(data).digest()
+
+
+def tags(kind: int, contents: Iterable[bytes | bytearray | memoryview]) -> list[bytes]:
+    """`tag` of each of many small contents, without a hasher for each."""
+    first = repeat(_ONE_BYTE[kind])
+    return digest_each(Label.CONTENT_TAG, map(b"".join, zip(first, contents, strict=False)))
 
 
 def digest(label: Label, data: bytes | memoryview, size: int = limits.HASH_BYTES) -> bytes:

@@ -162,7 +162,7 @@ HOOK_GRACE_SECONDS = 10  # between asking a hook to end and ending it
 TREE_BATCH_FILES_MAX = 1_024  # read or written in one call
 TREE_BATCH_BYTES_MAX = 2 * MIB
 TREE_WRITERS = 2  # threads that write batches of small files
-TREE_BATCH_DIRECTORIES_MAX = 32  # held open for one call; two batches may be held at once
+TREE_BATCH_DIRECTORIES_MAX = 64  # held open for one call; two batches may be held at once
 TREE_BATCH_FILE_BYTES_MAX = 1 * MIB  # a larger one gains nothing in a batch, and is copied
 
 RESTORE_JOBS_WRITTEN_MAX = 4  # chunks whose small files are being written
@@ -237,10 +237,12 @@ RECORDS_PER_SECOND = 1  # of one member that are passed on
 RECORDS_TOLD_MAX = 200  # in one answer; what is missing then comes with the next link
 ID_PREFIX_CHARS_MIN = 4  # of an id people type
 MEMBERS_FILE_BYTES_MAX = 256 * MIB  # more than OPERATIONS_MAX of the largest kind can take
+MEMBERS_OWN_BYTES_MAX = 64  # of the file that says how many operations are ours
 LINKS_KEPT_MAX = 64  # to members, used or not; beyond that many, others are dialled when needed
 LINK_RINGS = 16  # with more members, each keeps links to two on every ring: 32 at most
 GOSSIP_SECONDS = 60  # between telling one peer what we know of the members
 GOSSIP_FRAMES_MAX = 256  # about members that wait for a slow peer
+RECOLLECTION_SECONDS = 5  # after the start, for members to say what they know of this node
 
 # --- the daemon and its doors ---------------------------------------------------------------------
 
@@ -319,6 +321,7 @@ ABSENCE_SECONDS_MIN = 600  # that is remembered of somebody
 ABSENCES_KEPT = 64  # of each member
 GRACE_SECONDS_MIN = 86_400  # of absence before a member counts as lost
 GRACE_SECONDS_MAX = 14 * 86_400  # whatever it was absent before
+GRACE_POLICY_SECONDS_MAX = 365 * 86_400  # that an owner may set
 
 # --- members of a mesh: bounds of their formats ---------------------------------------------------
 
@@ -340,6 +343,13 @@ REMOVALS_REPEATED_MAX = 16  # of one user or device by one author; more say noth
 
 OPERATIONS_PARKED_MAX = 1_024  # that wait for operations before them
 OPERATIONS_FRAME_BYTES_MAX = 256 * KIB - 1 * KIB  # of them in one message of the exchange
+DRAFT_SECONDS = 7 * 86_400  # in which other admins may sign what one has begun
+DRAFT_AHEAD_SECONDS = 600  # that the clock of who made one may be fast
+DRAFTS_MAX = 64  # in one mesh
+DRAFTS_PER_USER_MAX = 8  # those that were taken back too, until they would have ended
+DRAFTS_PER_SECOND = 8  # of one peer that are looked at: each costs some signatures
+DRAFTS_EARLY_MAX = 16  # that know more of the mesh than we do, and wait
+DRAFTS_FILE_BYTES_MAX = 1 * MIB
 
 # --- links between nodes: lanes -------------------------------------------------------------------
 

@@ -7,22 +7,22 @@ charged from `put` until the pack it went into is delivered, so a slow `deliver`
 The order of packs and of chunks in them follows the order of `put` only roughly.
 """
 
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from itertools import count
-from typing import Generic, NamedTuple, TypeVar
+from typing import TypeVar
 
 import trio
 
 from core import limits
 from core.buffers import is_looked_at
 from core.compress import Mode
+from core.flow import Flow, Stopped
 from core.intake import Batches
 from core.pack import Pack, PackKeys, PackWriter, Slot
 from core.packing import Content, Packing
 from core.pieces import Chunk
+from core.process import cores
 from core.seal import Frame, prepare
 
 A = TypeVar("A")
@@ -33,19 +33,6 @@ Deliver = Callable[[Pack], Awaitable[None]]
 _FULL_BYTES = limits.PACK_SIZES_BYTES[-1]
 # Packing may hold so much while it waits for more: a smaller budget would wait for itself.
 _HELD_BYTES_MAX = _FULL_BYTES + limits.PACK_LOOKAHEAD_BYTES + limits.CHUNK_PLAIN_BYTES_MAX
-
-
-def cores() -> int:
-    """How many threads can work at once here."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-class _Item(NamedTuple, Generic[T]):
-    number: int
-    size: int
-    content: T
 
 
 class Budget:
@@ -182,52 +169,25 @@ async def flow(
     sink: Callable[[B], None],
     *,
     size_of: Callable[[A], int],
-    bytes_max: int = limits.PIPELINE_BYTES_MAX,
+    bytes_max: int | None = None,
     threads: int | None = None,
 ) -> None:
-    """Source to work to sink, all in threads and all at once; the sink gets everything in order.
-
-    `source` and `sink` run on one thread at a time, `work` on several. An item counts as in flight,
-    with the size `size_of` gives it, from the source until the sink has taken its result; even an
-    empty one counts a little, so that their number is bounded, too.
-    """
-    budget = Budget(bytes_max)
-    cpu = trio.CapacityLimiter(threads or cores())
-    queue_max = limits.PIPELINE_QUEUE_CHUNKS_MAX
-    items_in, items_out = trio.open_memory_channel[_Item[A]](queue_max)
-    done_in, done_out = trio.open_memory_channel[_Item[B]](queue_max)
-
-    async def produce() -> None:
-        numbers = count()
-        async with items_in:
-            while (batch := await trio.to_thread.run_sync(next, source, None)) is not None:
-                for item in batch:
-                    size = max(size_of(item), bytes_max // limits.PIPELINE_ITEMS_MAX)
-                    await budget.take(size)
-                    await items_in.send(_Item(next(numbers), size, item))
-
-    async def transform(results: trio.MemorySendChannel[_Item[B]]) -> None:
-        async with results:
-            async for number, size, item in items_out:
-                result = await trio.to_thread.run_sync(work, item, limiter=cpu)
-                await results.send(_Item(number, size, result))
-
+    """A `Flow` beside other tasks; cancelled, it ends when its stages have come to rest."""
+    flowing = Flow(source, work, sink, size_of=size_of, bytes_max=bytes_max, threads=threads)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(produce)
-        async with done_in:
-            for _ in range(int(cpu.total_tokens)):
-                nursery.start_soon(transform, done_in.clone())
-        # Results that came before their turn wait here. Items start in order, so the one that is
-        # due is always under way, and what waits is within the budget.
-        early: dict[int, _Item[B]] = {}
-        due = 0
-        async for done in done_out:
-            early[done.number] = done
-            while due in early:
-                now = early.pop(due)
-                await trio.to_thread.run_sync(sink, now.content)
-                budget.give(now.size)
-                due += 1
+        nursery.start_soon(_stop_when_cancelled, flowing)
+        try:
+            await trio.to_thread.run_sync(flowing.run)
+        except Stopped:
+            await trio.sleep_forever()  # which who is cancelled does not do
+        nursery.cancel_scope.cancel()
+
+
+async def _stop_when_cancelled(flowing: Flow[A, B]) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        flowing.stop()
 
 
 def _shares(frames: Sequence[Frame]) -> Iterator[list[Frame]]:

@@ -8,6 +8,7 @@ shows what that is worth.
 
 import ctypes
 import gc
+import os
 import resource
 import sys
 
@@ -47,6 +48,13 @@ def prepare_for_bulk() -> None:
     keep_freed_buffers()
     gc.set_threshold(_GC_NEW_OBJECTS, 20, 100)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
+
+
+def cores() -> int:
+    """How many threads can work at once here."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def forbid_core_dumps() -> None:

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 from core import limits
 from core.errors import FormatError, IntegrityError, LimitExceeded, PortalError
-from core.native.rows import NO_STAT
+from core.native.rows import CTIMES, MODES, MTIMES, NO_STAT, SIZES, column
 from core.native.rows import Row as Found
 from core.pieces import Chunk
 from core.tree.content import Small, read_small
@@ -28,7 +28,7 @@ from core.tree.entry import (
     entry_of_row,
 )
 from core.tree.listing import Listing, list_directory
-from core.tree.read_batch import read_many
+from core.tree.read_batch import read_many, room
 from core.tree.source import Source
 from portal.baseline import Before, Looks, RowsBefore
 from portal.gather import Gather
@@ -36,8 +36,6 @@ from portal.intake import Intake, Progress, link_mark
 from portal.manifest import Content, Form, Parts, Row, row_of
 from portal.unchanged import Unchanged, content_of, xattrs_of
 
-_WORDS, _MODE_WORD, _NLINK_WORD = 16, 8, 11  # of 32 bits, in a row of a listing
-_LONGS, _SIZE_LONG = 8, 1  # of 64 bits
 _EMPTY = Content(Form.PARTS, b"")
 _WAITING_MAX = 1_024
 
@@ -118,6 +116,7 @@ class Scan:
         self._unchanged = unchanged
         self._walk = walk
         self._troubles = 0
+        self._room = room()
         self._intake = Intake(source, gather, self._trouble, unchanged.is_recent)
         self.progress = self._intake.progress
 
@@ -359,7 +358,8 @@ class Scan:
         self, waiting: list[Row | Entry], rows: "_Rows"
     ) -> Generator[list[Chunk], object, None]:
         """Read the small files that wait, many in one call, and let all rows follow each other."""
-        reads = read_many(self._source, [one for one in waiting if isinstance(one, Entry)])
+        files = [one for one in waiting if isinstance(one, Entry)]
+        reads = read_many(self._source, files, self._room)
         for one in waiting:
             row: Row = one
             if isinstance(one, Entry):
@@ -468,11 +468,10 @@ class Scan:
         self.progress.files += files
         self.progress.directories += directories
         self.progress.others += len(modes) - files - directories - sockets
-        self.progress.content_bytes += sum(memoryview(listing.rows).cast("Q")[_SIZE_LONG::_LONGS])
+        self.progress.content_bytes += sum(column(listing.rows, SIZES))
 
     def _has_recent(self, listing: Listing) -> bool:
-        times = memoryview(listing.rows).cast("q")
-        latest = max(max(times[2::_LONGS], default=0), max(times[3::_LONGS], default=0))
+        latest = max(column(listing.rows, MTIMES) + column(listing.rows, CTIMES), default=0)
         return latest >= self._unchanged.recent_from_ns
 
 
@@ -518,7 +517,7 @@ def _joined(above: bytes, name: bytes) -> bytes:
 
 
 def _modes(listing: Listing) -> list[int]:
-    return memoryview(listing.rows).cast("I")[_MODE_WORD::_WORDS].tolist()
+    return column(listing.rows, MODES)
 
 
 def _directories_in(listing: Listing) -> list[int]:

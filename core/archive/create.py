@@ -16,19 +16,20 @@ from core.chunking import DEFAULT_ARCHIVE, Chunker, params_untrusted
 from core.compress import Mode
 from core.crypto import Buffer
 from core.errors import LimitExceeded, PortalError
-from core.pipeline import flow
+from core.flow import Flow
 from core.seal import Frame
 from core.tree.content import Extent as Run
 from core.tree.content import Small, open_file, read_small, read_xattrs
 from core.tree.entry import Changed, Entry, EntryType, Report
-from core.tree.read_batch import Read, read_ahead
+from core.tree.read_batch import Plain, read_ahead
 from core.tree.source import Root, Source
+from core.tree.stretch import Stretch
 from core.tree.walk import Exclude, LinkGroups, nothing, walk
 
 LARGE_FILE_BYTES = 512 * limits.KIB
 _FILES_PER_LOOK = 32  # at the progress: looking costs as much as a small file
 _TORN = "changed while it was read; its content may be torn"
-_Written = tuple[int, Frame, Sequence[Buffer]]
+_Prepared = tuple[Job, bytes, Frame | None, Sequence[Buffer]]
 _Jobs = Callable[[Builder, set[tuple[int, int]]], Iterator[list[Job]]]
 
 
@@ -76,7 +77,7 @@ class Made:
 
 
 class Creation:
-    """One run: `await create(path, roots)`; `progress` may be looked at meanwhile."""
+    """One run: `create(path, roots)`; `progress` may be looked at meanwhile."""
 
     def __init__(
         self, options: Options, report: Report, watch: Callable[[], None] = lambda: None
@@ -88,25 +89,25 @@ class Creation:
         self._awaited_bytes = 0  # of what the walk has seen, and whose turn has not come
         self._is_all_seen = False
 
-    async def create(self, path: Path, roots: Sequence[Root]) -> Made:
+    def create(self, path: Path, roots: Sequence[Root]) -> Made:
         """Make the archive. Interrupted, it leaves what `resume` can use, under another name."""
         with Source(roots, self._report) as source:
-            return await self._make(path, partial(self._jobs, source))
+            return self._make(path, partial(self._jobs, source))
 
-    async def create_from_tar(self, path: Path, read: Callable[[int], bytes]) -> Made:
+    def create_from_tar(self, path: Path, read: Callable[[int], bytes]) -> Made:
         """Make the archive of what a tar stream holds.
 
         `read` gives as many bytes as it is asked for, fewer only at the end of the stream.
         """
-        return await self._make(path, partial(self._jobs_of_tar, read))
+        return self._make(path, partial(self._jobs_of_tar, read))
 
-    async def _make(self, path: Path, jobs_of: _Jobs) -> Made:
+    def _make(self, path: Path, jobs_of: _Jobs) -> Made:
         options = self._options
         writer = ArchiveWriter(path, options.opener, options.mode)
         try:
             known = writer.resume(options.opener) if options.resume else writer.begin()
             try:
-                return await self._fill(writer, Builder(_chunker(writer), known), jobs_of)
+                return self._fill(writer, Builder(_chunker(writer), known), jobs_of)
             except BaseException:
                 if writer.is_empty:  # nothing to go on with
                     writer.discard()
@@ -114,67 +115,99 @@ class Creation:
         finally:
             writer.close()
 
-    async def _fill(self, writer: ArchiveWriter, builder: Builder, jobs_of: _Jobs) -> Made:
-        await flow(
+    def _fill(self, writer: ArchiveWriter, builder: Builder, jobs_of: _Jobs) -> Made:
+        Flow(
             jobs_of(builder, writer.own_files()),
-            lambda job: self._store(writer, job),
-            lambda done: self._write(writer, done),
+            lambda job: self._prepare(writer, builder, job),
+            lambda prepared: self._write(writer, builder, *prepared),
             size_of=lambda job: len(job.data),
             threads=self._options.threads,
-        )
-        table = [writer.frame(chunk) for chunk in builder.table]
+        ).run()
+        table = [writer.frame(chunk) for chunk in builder.whole_table()]
         totals = builder.totals
         size = writer.finish(table, totals.entries, totals.content_bytes)
         return Made(totals, size)
 
-    def _store(self, writer: ArchiveWriter, job: Job) -> _Written:
-        frame = writer.frame(job.chunk())
-        return job.number, frame, writer.stored(frame)
+    @staticmethod
+    def _prepare(writer: ArchiveWriter, builder: Builder, job: Job) -> _Prepared:
+        chunk = job.chunk()
+        if builder.is_known(chunk.tag):
+            return job, chunk.tag, None, ()
+        frame = writer.frame(chunk)
+        return job, chunk.tag, frame, writer.stored(frame)
 
-    def _write(self, writer: ArchiveWriter, done: _Written) -> None:
-        self.progress.stored_bytes += writer.write(*done)
+    def _write(
+        self,
+        writer: ArchiveWriter,
+        builder: Builder,
+        job: Job,
+        tag: bytes,
+        frame: Frame | None,
+        stored: Sequence[Buffer],
+    ) -> None:
+        number = builder.number_of(job, tag)
+        if number is not None:  # an equal one may have come while this one was prepared
+            assert frame is not None
+            self.progress.stored_bytes += writer.write(number, frame, stored)
 
     def _jobs(
         self, source: Source, builder: Builder, own_files: set[tuple[int, int]]
     ) -> Iterator[list[Job]]:
         """The chunks of everything, a few MiB at a time."""
         options, links = self._options, LinkGroups()
-        entries = walk(source, exclude=options.exclude, one_file_system=options.one_file_system)
-        kept = (entry for entry in entries if (entry.dev, entry.ino) not in own_files)
-        for entry, small in read_ahead(source, self._seen(kept), _is_small):
-            self._awaited_bytes -= entry.size
+        found = walk(
+            source,
+            exclude=options.exclude,
+            own=own_files,
+            one_file_system=options.one_file_system,
+            small_bytes_max=LARGE_FILE_BYTES - 1,
+        )
+        for part in read_ahead(source, self._seen(found)):
             if self._is_all_seen:
-                left = entry.size + self._awaited_bytes
-                self.progress.total_bytes = self.progress.read_bytes + left
-            first = links.first_of(entry) if entry.nlink > 1 else None
-            try:
-                if first is not None:
-                    stored = Stored(entry, (), first)
-                elif small is not None:
-                    stored = self._small(builder, small)
-                elif entry.type is not EntryType.FILE:
-                    stored = Stored(entry._replace(xattrs=read_xattrs(source, entry)))
-                elif entry.size >= LARGE_FILE_BYTES:
-                    stored = yield from self._large(source, builder, entry)
-                else:
-                    stored = self._small(builder, read_small(source, entry))
-            except (OSError, PortalError) as e:
-                if first is None:
-                    links.forget(entry)
-                self._report(entry.path, e)
-                continue
-            self._take_in(builder, stored)
+                self.progress.total_bytes = self.progress.read_bytes + self._awaited_bytes
+            if isinstance(part, Plain):
+                self._plain(builder, part)
+            else:
+                self._awaited_bytes -= part.size
+                yield from self._alone(source, builder, links, part)
             if builder.jobs_bytes >= limits.THREAD_HOP_BYTES:
                 yield builder.take_jobs()
         builder.finish()
         yield builder.take_jobs()
 
-    def _seen(self, entries: Iterator[Entry]) -> Iterator[Entry]:
+    def _seen(self, found: Iterator[Stretch | Entry]) -> Iterator[Stretch | Entry]:
         """The same, counting what is still to be read."""
-        for entry in entries:
-            self._awaited_bytes += entry.size
-            yield entry
+        for part in found:
+            self._awaited_bytes += part.bytes if isinstance(part, Stretch) else part.size
+            yield part
         self._is_all_seen = True
+
+    def _plain(self, builder: Builder, found: Plain) -> None:
+        self._awaited_bytes -= found.bytes
+        self.progress.read_bytes += found.bytes
+        builder.plain(found)
+        self._came(len(found.paths), found.paths[-1])
+
+    def _alone(
+        self, source: Source, builder: Builder, links: LinkGroups, entry: Entry
+    ) -> Generator[list[Job], None, None]:
+        """What is not as most are: it is read by itself, or needs no reading."""
+        first = links.first_of(entry) if entry.nlink > 1 else None
+        try:
+            if first is not None:
+                stored = Stored(entry, (), first)
+            elif entry.type is not EntryType.FILE:
+                stored = Stored(entry._replace(xattrs=read_xattrs(source, entry)))
+            elif entry.size >= LARGE_FILE_BYTES:
+                stored = yield from self._large(source, builder, entry)
+            else:
+                stored = self._small(builder, read_small(source, entry))
+        except (OSError, PortalError) as e:
+            if first is None:
+                links.forget(entry)
+            self._report(entry.path, e)
+        else:
+            self._take_in(builder, stored)
 
     def _jobs_of_tar(
         self, read: Callable[[int], bytes], builder: Builder, _own_files: set[tuple[int, int]]
@@ -194,14 +227,16 @@ class Creation:
 
     def _take_in(self, builder: Builder, stored: Stored) -> None:
         builder.entry(stored)
-        self.progress.files += 1
-        self.progress.now = stored.entry.path
-        if self.progress.files % _FILES_PER_LOOK == 0:
+        self._came(1, stored.entry.path)
+
+    def _came(self, count: int, latest: bytes) -> None:
+        looks = self.progress.files // _FILES_PER_LOOK
+        self.progress.files += count
+        self.progress.now = latest
+        if self.progress.files // _FILES_PER_LOOK > looks:
             self._watch()
 
-    def _small(self, builder: Builder, small: Read) -> Stored:
-        if not isinstance(small, Small):
-            raise small
+    def _small(self, builder: Builder, small: Small) -> Stored:
         if small.changed:
             self._report(small.entry.path, Changed(_TORN))
         self.progress.read_bytes += len(small.data)
@@ -242,12 +277,6 @@ class Creation:
         extents += builder.hole(max(0, file.entry.size - at))
         size = sum(extent.length for extent in extents)
         return Stored(file.entry._replace(size=size), tuple(extents))
-
-
-def _is_small(entry: Entry) -> bool:
-    """Whether to read it ahead. Not if it has several names: its turn may never come."""
-    is_file = entry.type is EntryType.FILE and entry.nlink == 1
-    return is_file and entry.size < LARGE_FILE_BYTES
 
 
 class _Run:

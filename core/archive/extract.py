@@ -16,7 +16,7 @@ from core import limits
 from core.archive.reader import ArchiveReader
 from core.archive.table import HOLE, Extent, Segment, Stored
 from core.errors import FormatError, IntegrityError, PortalError
-from core.pipeline import flow
+from core.flow import Flow
 from core.tree.entry import Entry, EntryType, Report
 from core.tree.matching import Select, everything
 from core.tree.restore import Target
@@ -57,7 +57,7 @@ class Job:
 
 
 class Extraction:
-    """One run: `await extract()`, once; `restored` may be looked at meanwhile."""
+    """One run: `extract()`, once; `restored` may be looked at meanwhile."""
 
     def __init__(
         self,
@@ -78,18 +78,18 @@ class Extraction:
         self._open: FileWriter | None = None
         self._under_way = deque[tuple[_Files, Iterator[bool | OSError | PortalError]]]()
 
-    async def extract(self, threads: int | None = None) -> None:
+    def extract(self, threads: int | None = None) -> None:
         """Restore everything that is selected; hard links come last, when their files are there."""
         for segment in self._reader.segments_untrusted():
             self._linked_to |= dict.fromkeys(segment.link_targets(), None)
         try:
-            await flow(
+            Flow(
                 self._jobs(),
                 self._opened,
                 self._write,
                 size_of=self._size_of,
                 threads=threads,
-            )
+            ).run()
             self._await_written()
             for stored in self._links:
                 self._each(stored.entry, partial(self._link, stored))

@@ -25,7 +25,16 @@ from typing import NamedTuple, Self
 
 from core import codec, limits
 from core.errors import FormatError, LimitExceeded, NewerFormat
-from core.tree.entry import Entry, EntryType, check_entry_untrusted
+from core.native.rows import GIDS, MODES, MTIMES, SIZES, UIDS, column
+from core.tree.entry import (
+    MODE_MAX,
+    Entry,
+    EntryType,
+    check_entry_untrusted,
+    group_name,
+    types_of,
+    user_name,
+)
 from core.tree.paths import check_path_untrusted
 
 HARD_LINK = 4  # in the column of types, beside the numbers of EntryType
@@ -33,6 +42,7 @@ HOLE = 0xFFFF_FFFF
 HOLE_BYTES_MAX = 0xFFFF_FFFF
 _VERSION = 1
 _FIELDS = 14
+_ENTRY_BYTES, _EXTENT_BYTES = 32, 12  # what one takes in the columns, about
 _Owner = tuple[int, int, str, str]
 
 
@@ -42,6 +52,9 @@ class _Extra(IntEnum):
     HARD_LINK = 2
     DEVICE = 3
     XATTRS = 4
+
+
+Numbers = tuple[int, int, int]  # of an extent, where there are very many of them
 
 
 class Extent(NamedTuple):
@@ -116,24 +129,79 @@ class Segment:
         entry, extents, link = stored
         # Taken apart at once: asking a named tuple for each field takes twice as long.
         path, kind, mode, uid, gid, user, group, mtime_ns, size, *_ = entry
-        owner = (uid, gid, user, group)
+        number = HARD_LINK if link is not None else kind
+        self._add_columns(
+            [path],
+            bytes((number,)),
+            [mode],
+            [self._owner_number((uid, gid, user, group))],
+            [mtime_ns],
+            [size if link is None else 0],
+            [len(extents)],
+            extents,
+        )
+        if kind is not EntryType.FILE or entry.xattrs or link is not None:
+            self._add_extras(entry, link)
+
+    def add_rows(self, paths: list[bytes], rows: bytes, extents: Sequence[Numbers]) -> None:
+        """Append files and directories by their rows; each has its content in one of the extents.
+
+        Those that are empty have none.
+        """
+        owners = list(zip(column(rows, UIDS), column(rows, GIDS), strict=True))
+        numbers = {
+            (uid, gid): self._owner_number((uid, gid, user_name(uid), group_name(gid)))
+            for uid, gid in dict.fromkeys(owners)
+        }
+        sizes = column(rows, SIZES)
+        self._add_columns(
+            paths,
+            types_of(rows),
+            [mode & MODE_MAX for mode in column(rows, MODES)],
+            [numbers[owner] for owner in owners],
+            column(rows, MTIMES),
+            sizes,
+            [1 if size else 0 for size in sizes],
+            extents,
+        )
+
+    def has_room_for(self, paths: Sequence[bytes]) -> bool:
+        """Whether so many files with a content in one place would not make it full."""
+        size = sum(map(len, paths)) + len(paths) * (_ENTRY_BYTES + _EXTENT_BYTES)
+        few = len(self.paths) + len(paths) < limits.ARCHIVE_SEGMENT_ENTRIES_MAX
+        return few and self.bytes_held + size < limits.ARCHIVE_SEGMENT_BYTES_TARGET
+
+    def _add_columns(  # noqa: PLR0913, PLR0917 - they are the columns
+        self,
+        paths: list[bytes],
+        types: bytes,
+        modes: list[int],
+        owners: list[int],
+        mtimes: list[int],
+        sizes: list[int],
+        extent_counts: list[int],
+        extents: Sequence[Numbers],
+    ) -> None:
+        self.paths += paths
+        self.types += types
+        self.modes.extend(modes)
+        self.owner_of.extend(owners)
+        self.mtimes.extend(mtimes)
+        self.sizes.extend(sizes)
+        self.extent_counts.extend(extent_counts)
+        if extents:
+            chunks, offsets, lengths = zip(*extents, strict=True)
+            self.chunks.extend(chunks)
+            self.offsets.extend(offsets)
+            self.lengths.extend(lengths)
+        names = sum(map(len, paths))
+        self.bytes_held += names + len(paths) * _ENTRY_BYTES + len(extents) * _EXTENT_BYTES
+
+    def _owner_number(self, owner: _Owner) -> int:
         number = self._owner_numbers.setdefault(owner, len(self.owners))
         if number == len(self.owners):
             self.owners.append(owner)
-        self.paths.append(path)
-        self.types.append(kind if link is None else HARD_LINK)
-        self.modes.append(mode)
-        self.owner_of.append(number)
-        self.mtimes.append(mtime_ns)
-        self.sizes.append(size if link is None else 0)
-        self.extent_counts.append(len(extents))
-        for chunk, offset, length in extents:
-            self.chunks.append(chunk)
-            self.offsets.append(offset)
-            self.lengths.append(length)
-        self.bytes_held += len(path) + 32 + 12 * len(extents)
-        if kind is not EntryType.FILE or entry.xattrs or link is not None:
-            self._add_extras(entry, link)
+        return number
 
     def _add_extras(self, entry: Entry, link: bytes | None) -> None:
         extras = list[tuple[int, object]]()

@@ -5,20 +5,18 @@ from collections.abc import Callable, Iterator
 
 from core.archive.reader import ArchiveReader, verify_entry_untrusted
 from core.errors import IntegrityError
-from core.pipeline import flow
+from core.flow import Flow
 
 
 class Verification:
-    """One run: `await verify(count, ...)`; the counts may be looked at meanwhile."""
+    """One run: `verify(count, ...)`; the counts may be looked at meanwhile."""
 
     def __init__(self, reader: ArchiveReader) -> None:
         self.checked = 0
         self.checked_bytes = 0
         self._reader = reader
 
-    async def verify(
-        self, count: int, watch: Callable[[], None], threads: int | None = None
-    ) -> None:
+    def verify(self, count: int, watch: Callable[[], None], threads: int | None = None) -> None:
         """Check root, table and `count` chunks; the first fault ends it with an error."""
         reader = self._reader
         tree = reader.index.tree()
@@ -43,13 +41,13 @@ class Verification:
         def batches() -> Iterator[list[int]]:
             return ([number] for number in numbers)
 
-        await flow(
+        Flow(
             batches(),
             check,
             counted,
             size_of=lambda number: reader.index.entry_untrusted(number).plain_len,
             threads=threads,
-        )
+        ).run()
 
 
 def _some(total: int, count: int) -> list[int]:

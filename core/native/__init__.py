@@ -34,7 +34,7 @@ class Kernel:
     seqcdc: Callable[[SeqCdcRule], Scan]
     entropy_mbits: Callable[[Buffer], int]  # thousandths of a bit per byte, of a sample
     list_directory: Callable[[int], Listed]  # what an open directory holds
-    read_files: Callable[[Buffer, Sequence[bytes], memoryview], bytearray]
+    read_files: Callable[[Buffer, bytes, Sequence[bytes], memoryview], bytearray]
     write_files: Callable[[Buffer, Sequence[bytes], bytes], bytearray]
     warning: str | None = None  # what a person should be told once, if anything
 

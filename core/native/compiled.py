@@ -12,7 +12,7 @@ from typing import Final
 from core.errors import PortalError, Unavailable
 from core.native.rules import Buffer, GearRule, Scan, SeqCdcRule
 
-VERSION: Final = 2
+VERSION: Final = 3
 PATHS: Final = {"avx2": 1, "neon": 2, "scalar": 0}  # fastest first; the numbers are kernel.h's
 _REFUSED: Final = ctypes.c_size_t(-1).value
 _PYBUF_SIMPLE: Final = 0

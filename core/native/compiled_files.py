@@ -1,11 +1,12 @@
 """The batches of file system calls in C, through ctypes. The structures mirror files.h."""
 
 import ctypes
+import errno
 import os
 from collections.abc import Callable, Sequence
 
 from core.native.compiled import Borrowed
-from core.native.rows import ROW, Listed
+from core.native.rows import FOLDER, ROW, Listed
 from core.native.rules import Buffer
 
 _bytes_at: Callable[[int, int], bytes] = ctypes.PYFUNCTYPE(
@@ -37,9 +38,12 @@ class Files:
         library.portal_listing_free.restype = None
         size = ctypes.c_uint64
         self._read: Callable[..., int] = library.portal_read_files
-        library.portal_read_files.argtypes = [pointer, size, *[pointer] * 2, size, pointer]
+        library.portal_read_files.argtypes = [
+            *(pointer, size, pointer, size),  # folders, rows
+            *(pointer, pointer, size, pointer),  # names, room, results
+        ]
         self._write: Callable[..., int] = library.portal_write_files
-        library.portal_write_files.argtypes = library.portal_read_files.argtypes
+        library.portal_write_files.argtypes = [pointer, size, *[pointer] * 2, size, pointer]
 
     def list_directory(self, fd: int) -> Listed:
         """The names of an open directory, and a row for each."""
@@ -60,13 +64,16 @@ class Files:
         finally:
             self._listing_free(reference)
 
-    def read_files(self, wanted: Buffer, names: Sequence[bytes], room: memoryview) -> bytearray:
+    def read_files(
+        self, folders: Buffer, rows: bytes, names: Sequence[bytes], room: memoryview
+    ) -> bytearray:
         """What became of each file; `room` takes the contents of all, and needs a byte more."""
         results = bytearray(len(names))
+        _check(errno.EINVAL if len(rows) != len(names) * ROW.size else 0)
         if names:
-            with Borrowed(wanted) as (requests, _):
+            with Borrowed(folders) as (requests, size):
                 error = self._read(
-                    *(requests, len(names), _joined(names)),
+                    *(requests, size // FOLDER.size, rows, len(names), _joined(names)),
                     *(_start(room), len(room), _start(results)),
                 )
             _check(error)

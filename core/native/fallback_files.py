@@ -7,11 +7,20 @@ import os
 import stat
 from collections.abc import Sequence
 
-from core.native.rows import GIVEN, NO_STAT, NOT_PLAIN, OTHER_DEVICE, PLAIN, ROW, WANTED, Listed
+from core.native.rows import (
+    FLAGS_AT,
+    FOLDER,
+    GIVEN,
+    NO_STAT,
+    NOT_PLAIN,
+    OTHER_DEVICE,
+    PLAIN,
+    ROW,
+    Listed,
+    Row,
+    row_of,
+)
 from core.native.rules import Buffer
-
-_I64_MIN, _I64_MAX = -(1 << 63), (1 << 63) - 1
-_U32_MAX = (1 << 32) - 1
 
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NO_ATIME = getattr(os, "O_NOATIME", 0)
@@ -38,41 +47,23 @@ def list_directory(fd: int) -> Listed:
     return Listed(dev, joined, bytes(rows), tuple(devs) if set(devs) - {dev} else ())
 
 
-def row_of(found: os.stat_result, flags: int) -> bytes:
-    """What a stat found, as a row."""
-    kind = stat.S_IFMT(found.st_mode)
-    return ROW.pack(
-        found.st_ino,
-        found.st_size if kind == stat.S_IFREG else 0,
-        _clipped(found.st_mtime_ns),
-        _clipped(found.st_ctime_ns),
-        found.st_mode,
-        found.st_uid,
-        found.st_gid,
-        min(found.st_nlink, _U32_MAX),
-        found.st_rdev if kind in {stat.S_IFCHR, stat.S_IFBLK} else 0,
-        flags,
-        0,
-    )
-
-
-def _clipped(time_ns: int) -> int:
-    return max(_I64_MIN, min(time_ns, _I64_MAX))
-
-
 # --- reading -------------------------------------------------------------------------------------
 
 
-def read_files(wanted: Buffer, names: Sequence[bytes], room: memoryview) -> bytearray:
+def read_files(folders: Buffer, rows: bytes, names: Sequence[bytes], room: memoryview) -> bytearray:
     """What became of each file; `room` takes the contents of all, and needs a byte more."""
     results = bytearray(len(names))
+    held = list(FOLDER.iter_unpack(folders))
+    if len(rows) != len(names) * ROW.size or sum(count for _, count, _ in held) != len(names):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    places = [(holder, dev) for holder, count, dev in held for _ in range(count)]
     at = 0
-    for i, (name, request) in enumerate(zip(names, WANTED.iter_unpack(wanted), strict=True)):
-        holder, spare_atime, *expected = request
-        length = expected[2]
+    for i, (name, place) in enumerate(zip(names, places, strict=True)):
+        row = rows[i * ROW.size :][: ROW.size]
+        length = ROW.unpack(row)[1]
         if at + length >= len(room):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        content = _read_one(holder, name, expected, spare_atime=bool(spare_atime))
+        content = _read_one(*place, name, row)
         if content is None:
             results[i] = NOT_PLAIN
         else:
@@ -82,17 +73,20 @@ def read_files(wanted: Buffer, names: Sequence[bytes], room: memoryview) -> byte
     return results
 
 
-def _read_one(holder: int, name: bytes, expected: list[int], *, spare_atime: bool) -> bytes | None:
+def _read_one(holder: int, dev: int, name: bytes, row: bytes) -> bytes | None:
+    wanted = Row._make(ROW.unpack(row))
+    is_directory = stat.S_ISDIR(wanted.mode)
+    if not (is_directory or stat.S_ISREG(wanted.mode)):  # opening it might do something
+        return None
     try:
-        fd = _open(holder, name, spare_atime=spare_atime)
+        fd = _open(holder, name, wanted)
     except OSError:
         return None
     try:
-        data = os.read(fd, expected[2] + 1)
+        data = b"" if is_directory else os.read(fd, wanted.size + 1)
         found = os.fstat(fd)
-        times = _clipped(found.st_mtime_ns), _clipped(found.st_ctime_ns)
-        is_same = expected == [found.st_dev, found.st_ino, found.st_size, *times]
-        plain = is_same and len(data) == found.st_size and stat.S_ISREG(found.st_mode)
+        is_same = found.st_dev == dev and row_of(found, 0)[:FLAGS_AT] == row[:FLAGS_AT]
+        plain = is_same and len(data) == wanted.size
         return data if plain and _has_no_attributes(fd) else None
     except OSError:
         return None
@@ -100,14 +94,15 @@ def _read_one(holder: int, name: bytes, expected: list[int], *, spare_atime: boo
         os.close(fd)
 
 
-def _open(holder: int, name: bytes, *, spare_atime: bool) -> int:
-    if spare_atime and _NO_ATIME:
+def _open(holder: int, name: bytes, wanted: Row) -> int:
+    flags = _READ_FLAGS | (os.O_DIRECTORY if stat.S_ISDIR(wanted.mode) else 0)
+    if _NO_ATIME and os.geteuid() in {0, wanted.uid}:
         try:
-            return os.open(name, _READ_FLAGS | _NO_ATIME, dir_fd=holder)
+            return os.open(name, flags | _NO_ATIME, dir_fd=holder)
         except PermissionError as e:
             if e.errno != errno.EPERM:
                 raise
-    return os.open(name, _READ_FLAGS, dir_fd=holder)
+    return os.open(name, flags, dir_fd=holder)
 
 
 def _has_no_attributes(fd: int) -> bool:

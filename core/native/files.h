@@ -21,6 +21,7 @@
 #include <sys/stat.h>
 
 #define PORTAL_ROW_BYTES 64u
+#define PORTAL_ROW_FLAGS_AT 56u /* what is before says what a name stands for */
 
 /* Flags of a row. */
 #define PORTAL_OTHER_DEVICE 1u /* lies on another device than the directory */
@@ -58,20 +59,21 @@ static inline const char *portal_next_name(const char *name) { return name + str
  * one by one: there it is found out why, and said. */
 enum portal_result { PORTAL_PLAIN = 0, PORTAL_NOT_PLAIN = 1 };
 
-/* A file to read, and what it was when it was looked at. */
-struct portal_wanted {
-    int32_t holder; /* its directory */
-    uint32_t spare_atime;
-    int64_t dev;
-    uint64_t ino, size;
-    int64_t mtime_ns, ctime_ns;
+/* Names of one directory that stand one behind the other in a request. */
+struct portal_folder {
+    int32_t holder; /* the directory */
+    uint32_t count; /* of names */
+    int64_t dev;    /* what they lie on */
 };
 
-/* Read files whole. Contents stand one behind the other, each as long as wanted, whatever became
- * of it. Plain: a regular file, unchanged after it was read, without attributes. The buffer has
- * one byte more than all of them; else EINVAL. */
-int portal_read_files(const struct portal_wanted *wanted, uint64_t count, const char *names,
-                      uint8_t *buffer, uint64_t room, uint8_t *results);
+/* Read files whole, given the rows they had when they were looked at. Contents stand one behind the
+ * other, each as long as its row says, whatever became of it. Plain: a regular file without
+ * attributes whose row is still the same after it was read; and a directory without attributes
+ * whose row is the same, with nothing for content. The buffer has one byte more than all of them;
+ * else EINVAL, as for folders that hold more or fewer names. */
+int portal_read_files(const struct portal_folder *folders, uint64_t folder_count, const uint8_t *rows,
+                      uint64_t count, const char *names, uint8_t *buffer, uint64_t room,
+                      uint8_t *results);
 
 /* A file to write, and what it is to be. */
 struct portal_given {

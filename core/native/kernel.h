@@ -12,7 +12,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define PORTAL_KERNEL_VERSION 2u
+#define PORTAL_KERNEL_VERSION 3u
 
 /* Decisions look back at most this far, so no chunk may be shorter (its last byte excepted). */
 #define PORTAL_LOOKBACK 64u

@@ -7,7 +7,6 @@ open by itself, since whoever opened them may close them for others at any time.
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from core import limits
@@ -21,37 +20,43 @@ class Batch(ABC):
         self.requests = bytearray()
         self.bytes = 0
         self._count = 0
-        self._holders = list[int]()
-        self._latest: tuple[int, bytes] | None = None
+        self._holders = dict[bytes, int]()
 
     def __len__(self) -> int:
         return self._count
 
-    def fits(self, size: int) -> bool:
-        """Whether one more of this size may be added; an empty batch takes any."""
-        if not self._count:
+    def fits(self, size: int, files: int = 1) -> bool:
+        """Whether files of this size may be added; an empty batch takes any one."""
+        if not self._count and files == 1:
             return True
-        if self.bytes + size > limits.TREE_BATCH_BYTES_MAX:
+        if self.bytes + size > limits.TREE_BATCH_BYTES_MAX or files > self.files_left:
             return False
-        few = self._count < limits.TREE_BATCH_FILES_MAX
-        return few and len(self._holders) < limits.TREE_BATCH_DIRECTORIES_MAX
+        return len(self._holders) < limits.TREE_BATCH_DIRECTORIES_MAX
 
-    def count(self) -> None:
-        """One more is in it, whether it will be part of the call or not."""
-        self._count += 1
+    @property
+    def files_left(self) -> int:
+        """How many more of them may be added."""
+        return limits.TREE_BATCH_FILES_MAX - self._count
 
-    def hold(self, holder: int, path: bytes) -> int:
-        """A descriptor of the directory of this path that stays open; `holder` is open now."""
-        latest = (holder, path.rpartition(b"/")[0])
-        if latest != self._latest:
-            self._holders.append(os.dup(holder))
-            self._latest = latest
-        return self._holders[-1]
+    def count(self, number: int = 1) -> None:
+        """More are in it, whether they will be part of the call or not."""
+        self._count += number
+
+    def held(self, directory: bytes) -> int | None:
+        """The descriptor of this directory, if it is held."""
+        return self._holders.get(directory)
+
+    def hold(self, holder: int, directory: bytes) -> int:
+        """A descriptor of this directory that stays open; `holder` is open now."""
+        held = self._holders.get(directory)
+        if held is None:
+            held = self._holders[directory] = os.dup(holder)
+        return held
 
     def let_go(self) -> None:
         """Close the directories."""
         while self._holders:
-            os.close(self._holders.pop())
+            os.close(self._holders.popitem()[1])
 
     def run(self) -> None:
         """Make the call."""
@@ -82,6 +87,8 @@ def one_ahead(batches: Iterator[B]) -> Iterator[B]:
         batch.run()  # no thread for a single one
         yield batch
         return
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - slow to import
+
     with ThreadPoolExecutor(1) as thread:
         under_way = thread.submit(batch.run)
         while following is not None:

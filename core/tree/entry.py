@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from core import limits
 from core.errors import FormatError, LimitExceeded, PortalError
+from core.native.rows import ROW
 from core.tree.paths import check_path_untrusted, shown
 
 Xattrs = tuple[tuple[bytes, bytes], ...]
@@ -60,6 +61,8 @@ TYPE_OF_FORMAT = {
     stat.S_IFCHR: EntryType.CHARACTER,
     stat.S_IFBLK: EntryType.BLOCK,
 }
+_TYPE_BYTE = 33  # of a row: its upper four bits say what it is
+_TYPES = bytes(TYPE_OF_FORMAT.get(byte << 8 & 0o170000, 0) for byte in range(256))
 _DEVICES = (EntryType.CHARACTER, EntryType.BLOCK)
 
 
@@ -91,6 +94,11 @@ class Entry(NamedTuple):
     def is_directory(self) -> bool:
         """Whether it may hold others."""
         return self.type is EntryType.DIRECTORY
+
+    @property
+    def directory(self) -> bytes | None:
+        """The path of what may hold others, if it does."""
+        return self.path if self.type is EntryType.DIRECTORY else None
 
     @property
     def hard_link(self) -> tuple[int, int] | None:
@@ -153,6 +161,20 @@ def entry_of_row(path: bytes, row: Sequence[int], dev: int, target: bytes = b"")
         ino,
         nlink,
         ctime_ns,
+    )
+
+
+def types_of(rows: bytes) -> bytes:
+    """The type of each row of a listing in a byte; 0 for what can be no entry."""
+    return rows[_TYPE_BYTE :: ROW.size].translate(_TYPES)
+
+
+def row_of_file(entry: Entry) -> bytes:
+    """The row of a file; struct.error if it has a number that no row can hold."""
+    mode = stat.S_IFREG | entry.mode
+    return ROW.pack(
+        *(entry.ino, entry.size, entry.mtime_ns, entry.ctime_ns),
+        *(mode, entry.uid, entry.gid, entry.nlink, 0, 0, 0),
     )
 
 

@@ -46,6 +46,11 @@ class Listing:
         """What is known about all of them."""
         return map(Row._make, ROW.iter_unpack(self.rows))
 
+    @property
+    def is_mixed(self) -> bool:
+        """Whether something is mounted on one of the names."""
+        return bool(self._devs)
+
     def dev_of(self, index: int) -> int:
         """The device one name lies on: not the directory's where something is mounted."""
         return self._devs[index] if self._devs else self.dev

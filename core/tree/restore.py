@@ -10,13 +10,12 @@ import ctypes
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum, unique
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from core import limits
 from core.errors import FormatError, PortalError
@@ -38,6 +37,9 @@ from core.tree.paths import order, shown
 from core.tree.staging import Staging
 from core.tree.write_batch import Plain, WriteBatch
 from core.tree.writer import Buffer, FileWriter, write_all
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 
 @unique
@@ -125,13 +127,15 @@ class Target:
         What came of it is to be drawn before anything depends on it, and before `finish`.
         """
         if self._writers is None:
+            from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - slow to import
+
             self._writers = ThreadPoolExecutor(limits.TREE_WRITERS)
         batches = list(self._batches(files))
         under_way = [self._writers.submit(batch.run) for batch in batches]
         return self._later(batches, under_way)
 
     def _later(
-        self, batches: list[WriteBatch], under_way: list[Future[None]]
+        self, batches: list[WriteBatch], under_way: "list[Future[None]]"
     ) -> Iterator[bool | OSError | PortalError]:
         for batch, writing in zip(batches, under_way, strict=True):
             writing.result()

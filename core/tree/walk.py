@@ -1,22 +1,33 @@
-"""Every entry of a tree, in an order that depends on nothing but names.
+"""Everything in a tree, in an order that depends on nothing but names.
 
 Names are sorted as bytes, a directory stands directly before what it holds. What cannot be read is
 reported and the walk goes on; what is excluded is not looked into.
 """
 
 import os
+import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from itertools import compress
 
 from core import limits
 from core.errors import LimitExceeded
-from core.native.rows import NO_STAT, Row
-from core.tree.entry import TYPE_OF_FORMAT, Entry, Skipped, entry_of, entry_of_row
-from core.tree.listing import list_directory
+from core.native.rows import INODES, LINKS, NO_STAT, ROW, SIZES, Listed, Row, column, row_of
+from core.tree.entry import TYPE_OF_FORMAT, Entry, EntryType, Skipped, entry_of_row, types_of
+from core.tree.listing import Listing, list_directory
 from core.tree.source import Source
+from core.tree.stretch import Stretch
 
-_FORMAT = 0o170000  # the bits of a mode that say what it is
 Exclude = Callable[[bytes, bool], bool]  # (path, is it a directory) -> leave it out
+
+# What becomes of a name: a byte for each makes a text in which stretches are found.
+_FILE, _DIRECTORY, _ALONE, _LEFT_OUT = b"fd?-"
+_MARKS = bytes(
+    {int(EntryType.FILE): _FILE, int(EntryType.DIRECTORY): _DIRECTORY}.get(kind, _ALONE)
+    for kind in range(256)
+)
+_IS_FILE = bytes(mark == _FILE for mark in range(256))
+_STRETCH = re.compile(rb"f{1,%d}d?|[d?]" % limits.TREE_BATCH_FILES_MAX)
 
 
 def nothing(_path: bytes, _is_directory: bool) -> bool:  # noqa: FBT001 - it is an Exclude
@@ -25,121 +36,165 @@ def nothing(_path: bytes, _is_directory: bool) -> bool:  # noqa: FBT001 - it is 
 
 
 def walk(
-    source: Source, *, exclude: Exclude = nothing, one_file_system: bool = False
-) -> Iterator[Entry]:
-    """The entries of all roots, without their attributes (see `content.read_xattrs`).
+    source: Source,
+    *,
+    exclude: Exclude = nothing,
+    own: Collection[tuple[int, int]] = (),
+    one_file_system: bool = False,
+    small_bytes_max: int = limits.TREE_SMALL_FILE_BYTES_MAX,
+) -> Iterator[Stretch | Entry]:
+    """What all roots hold: directories and small files together, everything else as an entry.
 
-    The roots themselves are never excluded. With `one_file_system`, the directory that something
-    is mounted on is given, its content not. Attributes cost a call per file and are only needed
-    for entries that changed, so they are asked for separately.
+    Entries come without their attributes (see `content.read_xattrs`), which cost a call per file
+    and are only needed for what changed. The roots themselves are never excluded; `own` (device and
+    inode) is left out wherever it is. With `one_file_system`, the directory that something is
+    mounted on is given, its content not.
     """
+    walking = _Walk(source, exclude, frozenset(own), small_bytes_max, one_file_system)
     for top in source.tops():
-        entry = _look_at_top(source, top)
-        if entry is None:
-            continue
-        if top:
-            yield entry
-        if top in source.roots and entry.is_directory:
-            yield from _walk_below(source, entry, exclude, one_file_system=one_file_system)
+        yield from walking.top(top)
 
 
-def _look_at_top(source: Source, path: bytes) -> Entry | None:
-    try:
-        holder, name = source.place(path)
-    except OSError as e:
-        source.report(path, e)
-        return None
-    return _look(source, holder, name, path, nothing)
+class _Walk:
+    """One walk; its rules are the same everywhere."""
 
+    def __init__(
+        self,
+        source: Source,
+        exclude: Exclude,
+        own: frozenset[tuple[int, int]],
+        small_bytes_max: int,
+        one_file_system: bool,  # noqa: FBT001
+    ) -> None:
+        self._source = source
+        self._exclude = exclude
+        self._own = own
+        self._own_inodes = {inode for _, inode in own}
+        self._small_bytes_max = small_bytes_max
+        self._one_file_system = one_file_system
 
-def _walk_below(
-    source: Source, top: Entry, exclude: Exclude, *, one_file_system: bool
-) -> Iterator[Entry]:
-    levels = [_children(source, top.path, exclude)]
-    depth_above = top.path.count(b"/") + 1 if top.path else 0
-    while levels:
-        for entry in levels[-1]:
-            yield entry
-            if not entry.is_directory or (one_file_system and entry.dev != top.dev):
-                continue
-            if depth_above + len(levels) >= limits.PATH_DEPTH_MAX:
-                source.report(entry.path, LimitExceeded("is nested too deeply to look into"))
-                continue
-            levels.append(_children(source, entry.path, exclude))
-            break
-        else:
-            levels.pop()
-
-
-def _children(source: Source, path: bytes, exclude: Exclude) -> Iterator[Entry]:
-    """The entries of one directory, which is looked at as a whole.
-
-    Entries are ten times as large as rows, so they are made when they are asked for.
-    """
-    try:
-        listing = list_directory(source.open(path))
-    except OSError as e:
-        source.report(path, e)
-        return
-    prefix = path + b"/" if path else b""
-    everything = exclude is nothing and len(prefix) < limits.PATH_BYTES_MAX - limits.NAME_BYTES_MAX
-    for index, (name, row) in enumerate(zip(listing.names, listing.every_row(), strict=True)):
-        if everything and row.mode & _FORMAT == stat.S_IFREG:  # nearly all of them
-            yield entry_of_row(prefix + name, row, listing.dev_of(index))
-            continue
-        entry = _entry(source, prefix + name, row, listing.dev_of(index), exclude)
-        if entry is not None:
-            yield entry
-
-
-def _entry(source: Source, path: bytes, row: Row, dev: int, exclude: Exclude) -> Entry | None:
-    """The entry of one name in a listing, or nothing if it is left out, gone or of no use."""
-    if row.flags & NO_STAT:
-        _refused(source, path, OSError(row.error, os.strerror(row.error)), exclude)
-        return None
-    kind = stat.S_IFMT(row.mode)
-    if exclude(path, kind == stat.S_IFDIR):
-        return None
-    target = b""
-    if kind == stat.S_IFLNK:
+    def top(self, path: bytes) -> Iterator[Stretch | Entry]:
+        """What is given by a name of its own: a root, or a directory above one."""
+        source = self._source
         try:
             holder, name = source.place(path)
-            target = os.readlink(name, dir_fd=holder)
+            seen = os.stat(name, dir_fd=holder, follow_symlinks=False)
         except OSError as e:
-            _refused(source, path, e, exclude)
+            source.report(path, e)
+            return
+        above, slash, name = path.rpartition(b"/")
+        listing = Listing(Listed(seen.st_dev, name + b"\0", row_of(seen), ()))
+        for found in self._found_in(above + slash, listing, nothing):
+            if path:
+                yield found
+            if path in source.roots and found.directory is not None:
+                yield from self._below(found.directory, found.dev)
+
+    def _below(self, top: bytes, dev: int) -> Iterator[Stretch | Entry]:
+        levels = [self._children(top)]
+        depth_above = top.count(b"/") + 1 if top else 0
+        while levels:
+            for found in levels[-1]:
+                yield found
+                directory = found.directory
+                if directory is None or (self._one_file_system and found.dev != dev):
+                    continue
+                if depth_above + len(levels) >= limits.PATH_DEPTH_MAX:
+                    too_deep = LimitExceeded("is nested too deeply to look into")
+                    self._source.report(directory, too_deep)
+                    continue
+                levels.append(self._children(directory))
+                break
+            else:
+                levels.pop()
+
+    def _children(self, path: bytes) -> Iterator[Stretch | Entry]:
+        """What one directory holds, which is looked at as a whole."""
+        try:
+            listing = list_directory(self._source.open(path))
+        except OSError as e:
+            self._source.report(path, e)
+            return iter(())
+        return self._found_in(path + b"/" if path else b"", listing, self._exclude)
+
+    def _found_in(
+        self, prefix: bytes, listing: Listing, exclude: Exclude
+    ) -> Iterator[Stretch | Entry]:
+        names, rows, dev = listing.names, listing.rows, listing.dev
+        sizes = column(rows, SIZES)
+        marks = self._marks(prefix, listing, sizes, exclude)
+        for match in _STRETCH.finditer(marks):
+            first, end = match.span()
+            if marks[first] != _ALONE:
+                at_end = prefix + names[end - 1] if marks[end - 1] == _DIRECTORY else None
+                part = rows[first * ROW.size : end * ROW.size]
+                yield Stretch(prefix, names[first:end], part, sizes[first:end], dev, at_end)
+            else:
+                path, row, dev_of = prefix + names[first], listing.row(first), listing.dev_of(first)
+                if (entry := self._entry(path, row, dev_of, exclude)) is not None:
+                    yield entry
+
+    def _marks(
+        self, prefix: bytes, listing: Listing, sizes: list[int], exclude: Exclude
+    ) -> bytearray:
+        """What becomes of each name."""
+        rows, most = listing.rows, self._small_bytes_max
+        marks = bytearray(types_of(rows).translate(_MARKS))
+        links = column(rows, LINKS)
+        # Names of one file, and large files. Looked for in all at once: they are rare.
+        if max(sizes, default=0) > most or {1} != {1, *compress(links, marks.translate(_IS_FILE))}:
+            for at, mark in enumerate(marks):
+                if mark == _FILE and (links[at] != 1 or sizes[at] > most):
+                    marks[at] = _ALONE
+        if listing.is_mixed or len(prefix) >= limits.PATH_BYTES_MAX - limits.NAME_BYTES_MAX:
+            marks = bytearray((_ALONE,)) * len(marks)  # each is looked at
+        self._leave_out(marks, prefix, listing, exclude)
+        return marks
+
+    def _leave_out(
+        self, marks: bytearray, prefix: bytes, listing: Listing, exclude: Exclude
+    ) -> None:
+        names = listing.names
+        if exclude is not nothing:
+            for at, row in enumerate(listing.every_row()):
+                if not row.flags & NO_STAT and exclude(prefix + names[at], stat.S_ISDIR(row.mode)):
+                    marks[at] = _LEFT_OUT
+        inodes = column(listing.rows, INODES)
+        if not self._own_inodes.isdisjoint(inodes):
+            for at, inode in enumerate(inodes):
+                if (listing.dev_of(at), inode) in self._own:
+                    marks[at] = _LEFT_OUT
+
+    def _entry(self, path: bytes, row: Row, dev: int, exclude: Exclude) -> Entry | None:
+        """The entry of one name, or nothing if it is gone or of no use."""
+        if row.flags & NO_STAT:
+            self._refused(path, OSError(row.error, os.strerror(row.error)), exclude)
             return None
-    return entry_of_row(path, row, dev, target) if _is_kept(source, path, kind) else None
+        kind = stat.S_IFMT(row.mode)
+        target = b""
+        if kind == stat.S_IFLNK:
+            try:
+                holder, name = self._source.place(path)
+                target = os.readlink(name, dir_fd=holder)
+            except OSError as e:
+                self._refused(path, e, exclude)
+                return None
+        return entry_of_row(path, row, dev, target) if self._is_kept(path, kind) else None
 
+    def _refused(self, path: bytes, error: OSError, exclude: Exclude) -> None:
+        # A file system that refuses to be looked at may be excluded for that very reason.
+        if not (exclude(path, True) or exclude(path, False)):
+            self._source.report(path, error)
 
-def _look(source: Source, holder: int, name: bytes, path: bytes, exclude: Exclude) -> Entry | None:
-    """The entry of one name, or nothing if it is left out, gone or of no use."""
-    try:
-        found = os.stat(name, dir_fd=holder, follow_symlinks=False)
-        kind = stat.S_IFMT(found.st_mode)
-        if exclude(path, kind == stat.S_IFDIR):
-            return None
-        target = os.readlink(name, dir_fd=holder) if kind == stat.S_IFLNK else b""
-    except OSError as e:
-        _refused(source, path, e, exclude)
-        return None
-    return entry_of(path, found, target) if _is_kept(source, path, kind) else None
-
-
-def _refused(source: Source, path: bytes, error: OSError, exclude: Exclude) -> None:
-    # A file system that refuses to be looked at may be excluded for that very reason.
-    if not (exclude(path, True) or exclude(path, False)):
-        source.report(path, error)
-
-
-def _is_kept(source: Source, path: bytes, kind: int) -> bool:
-    """Whether this can be an entry; what cannot is reported."""
-    if kind not in TYPE_OF_FORMAT:
-        source.report(path, Skipped("a socket; it belongs to a running program"))
-        return False
-    if len(path) > limits.PATH_BYTES_MAX:
-        source.report(path, LimitExceeded(f"a path of {len(path)} bytes"))
-        return False
-    return True
+    def _is_kept(self, path: bytes, kind: int) -> bool:
+        """Whether this can be an entry; what cannot is reported."""
+        if kind not in TYPE_OF_FORMAT:
+            self._source.report(path, Skipped("a socket; it belongs to a running program"))
+            return False
+        if len(path) > limits.PATH_BYTES_MAX:
+            self._source.report(path, LimitExceeded(f"a path of {len(path)} bytes"))
+            return False
+        return True
 
 
 class LinkGroups:

@@ -35,8 +35,9 @@ class WriteBatch(Batch):
         self._files.append((entry, data, plain is not None))
         self.count()
         if plain is not None:
+            held = self.hold(plain.holder, entry.path.rpartition(b"/")[0])
             self.requests += GIVEN.pack(
-                *(self.hold(plain.holder, entry.path), plain.mode, entry.mtime_ns, len(data)),
+                *(held, plain.mode, entry.mtime_ns, len(data)),
                 *(plain.owned, plain.uid, plain.gid),
             )
             self.names.append(plain.name)

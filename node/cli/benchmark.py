@@ -79,7 +79,7 @@ def _processor_rows() -> "Iterator[Row]":
     from core import compress, erasure, hashing, limits, pack, seal
     from core.chunking import DEFAULT_VAULT, Chunker, params_untrusted
     from core.pieces import Chunk, Kind
-    from core.pipeline import cores
+    from core.process import cores
     from core.secret import Secret
 
     noise = os.urandom(16 * limits.MIB)

@@ -3,8 +3,6 @@
 Nothing ticks: whoever works calls `update`, and it prints when enough time has passed.
 """
 
-import json
-import shutil
 import sys
 import time
 from typing import Any
@@ -84,6 +82,8 @@ class Status:
     def event(self, kind: str, **facts: Any) -> None:
         """A JSON line, where they are wanted."""
         if self._json:
+            import json
+
             print(json.dumps({"v": 1, "message_type": kind, **facts}), flush=True)
 
     def say(self, text: str) -> None:
@@ -104,6 +104,8 @@ class Status:
             self._line = ""
 
     def _show(self, line: str) -> None:
+        import shutil
+
         width = shutil.get_terminal_size().columns - 1
         shown = line[:width]
         print("\r" + shown.ljust(len(self._line)), end="", file=sys.stderr, flush=True)

@@ -1,5 +1,6 @@
 """`warp`: move and pack data. Every command imports its heavy parts when it runs."""
 
+import gc
 from typing import NoReturn
 
 import click
@@ -22,7 +23,10 @@ warp.add_command(stream)
 
 def main() -> NoReturn:
     """Entry point of the console script."""
-    run.run(warp, "warp")
+    try:
+        run.run(warp, "warp")
+    finally:
+        gc.freeze()  # what is left goes with the process: nobody need look through it
 
 
 if __name__ == "__main__":

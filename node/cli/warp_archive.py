@@ -7,14 +7,12 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from core.errors import KeystoreError, PortalError, UsageError
-from node.cli import run
 from node.cli.progress import Status, size_text, time_text
 
 if TYPE_CHECKING:
@@ -83,11 +81,11 @@ def create(inputs: tuple[Path, ...], output: Path, **asked: Any) -> int:
     It grows as OUTPUT.partial and gets its name when it is whole. Exit code 3: it was made, but
     some files could not be read.
     """
+    _prepare(asked["gpu"])
     from core.archive.create import Creation, Options
     from core.compress import Mode
     from core.tree.matching import matching
 
-    _prepare(asked["gpu"])
     from_stdin = inputs == (_STDIN,)
     if _STDIN in inputs and (not from_stdin or asked["one_file_system"]):
         raise UsageError("- stands for a tar stream on stdin, and for all of the archive")
@@ -167,11 +165,11 @@ def extract(file: Path, patterns: tuple[str, ...], output: Path, **asked: Any) -
     Nothing is written outside of the directory, whatever the archive says. Exit code 3: some
     files could not be restored; each was named.
     """
+    _prepare(asked["gpu"])
     from core.archive.extract import Extraction
     from core.tree.matching import matching
     from core.tree.restore import Target
 
-    _prepare(asked["gpu"])
     reader = _open(file, asked)
     status = Status(as_json=asked["as_json"], quiet=asked["quiet"])
     faults = _Faults(status)
@@ -186,7 +184,7 @@ def extract(file: Path, patterns: tuple[str, ...], output: Path, **asked: Any) -
 
         select = matching(tuple(os.fsencode(p) for p in patterns))
         extraction = Extraction(reader, target, faults.report, select, watch)
-        run.run_trio(extraction.extract, asked["threads"])
+        extraction.extract(asked["threads"])
     status.clear()
     done = extraction.restored
     if patterns and not done.entries and not faults.count:
@@ -336,9 +334,9 @@ def _made(creation: "Creation", output: Path, inputs: tuple[Path, ...]) -> "Made
     from core.tree.source import Root
 
     if inputs:
-        return run.run_trio(creation.create, output, [Root.of(os.fsencode(p)) for p in inputs])
+        return creation.create(output, [Root.of(os.fsencode(p)) for p in inputs])
     with _stdin() as read:
-        made = run.run_trio(creation.create_from_tar, output, read)
+        made = creation.create_from_tar(output, read)
         while read(_STDIN_BYTES):  # zeros up to a full record: whoever writes them is not cut off
             pass
     return made
@@ -432,7 +430,7 @@ def _verify_all(
     def watch() -> None:
         status.update(verification.checked_bytes, 0, verification.checked)
 
-    run.run_trio(verification.verify, count, watch, threads)
+    verification.verify(count, watch, threads)
     status.clear()
     return verification.checked
 
@@ -518,6 +516,8 @@ _FORMATS = {1: 0o100000, 2: 0o040000, 3: 0o120000, 5: 0o010000, 6: 0o020000, 7: 
 
 
 def _when(mtime_ns: int) -> str:
+    from datetime import UTC, datetime
+
     seconds, rest = divmod(mtime_ns, 1_000_000_000)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
 

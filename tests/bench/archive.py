@@ -235,7 +235,7 @@ def million(place: Path) -> Iterator[Row]:
         name = f"project-{n // 5000}/module-{n // 50}/file number {n}.txt".encode()
         builder.entry(Stored(Entry(name, EntryType.FILE, 0o644, mtime_ns=n)))
     builder.finish()
-    writer.finish([writer.frame(chunk) for chunk in builder.table], MILLION, 0)
+    writer.finish([writer.frame(chunk) for chunk in builder.whole_table()], MILLION, 0)
     began = time.perf_counter()
     child = subprocess.Popen([*WARP, "list", str(path)], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(child.pid, 0)

@@ -16,7 +16,8 @@ from core.hashing import keyed
 from core.intake import Batches, bundle_small, cut_large
 from core.pack import Pack, PackKeys
 from core.pieces import Kind
-from core.pipeline import cores, open_packer
+from core.pipeline import open_packer
+from core.process import cores
 from core.secret import Secret
 from tests.bench.table import Row, best_s, show
 

@@ -58,3 +58,4 @@ def test_a_tag_is_the_hash_of_kind_and_content_however_long():
         data = stream(size)
         expected = hashing.digest(Label.CONTENT_TAG, bytes([7]) + data)
         assert hashing.tag(7, data) == hashing.tag(7, memoryview(data)) == expected
+        assert hashing.tags(7, [data, memoryview(data), b"x"])[:2] == [expected, expected]

@@ -13,12 +13,13 @@ slot systemd credential|smt leaf|smt node|stream epoch|stream subkeys|text check
 user identity ed25519|vault cache|vault head cap|vault head hash|vault looks|vault rules
 vault master
 datagram|hello|host|lane|leaf hash|link rings|retry token
-dht id|invite signing key|member operation|member state|member vector|mesh id|sas|ula host
-ula subnet
+dht id|invite signing key|member draft|member operation|member state|member vector|mesh id|sas
+ula host|ula subnet
 """
 RESERVED = {"cap locator", "cap read"}
 FROZEN_SIGNED = {"device-cert", "vault-head", "auth-i", "auth-r", "address-record"} | {
     *("invite-terms", "member-cosign", "member-device", "member-operation"),
+    *("member-draft", "member-draft-end"),
     *("pair-join", "pair-knock", "pair-recover", "pair-return"),
 }
 FROZEN_KINDS = {

@@ -1,7 +1,10 @@
+import os
 import subprocess
 import sys
 
 import pytest
+
+from core import process
 
 
 def run(code):
@@ -50,3 +53,7 @@ process.prepare_for_bulk()
 print(sys.getswitchinterval() < 0.001, gc.isenabled(), gc.get_threshold()[0] > 100_000)
 """
     assert run(code) == "True True True"
+
+
+def test_cores():
+    assert 1 <= process.cores() <= (os.cpu_count() or 1)

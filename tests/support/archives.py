@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
-from core.archive.builder import Builder
+from core.archive.builder import Builder, Job
 from core.archive.keys import KeyFileOpener, Opener
 from core.archive.reader import ArchiveReader
 from core.archive.table import Extent, Segment, Stored
@@ -58,16 +58,27 @@ def begin(
     builder = Builder(small_chunker(writer.chunker_key), known)
     put(builder, contents)
     builder.finish()
-    jobs = builder.take_jobs()
+    new = numbered(builder, builder.take_jobs())
+    for number, chunk in new.items():
+        frame = writer.frame(chunk)
+        writer.write(number, frame, writer.stored(frame))
+    return writer, builder, len(new)
+
+
+def numbered(builder: Builder, jobs: Sequence[Job]) -> dict[int, Chunk]:
+    """The chunks that are to be written, by their numbers."""
+    found: dict[int, Chunk] = {}
     for job in jobs:
-        frame = writer.frame(job.chunk())
-        writer.write(job.number, frame, writer.stored(frame))
-    return writer, builder, len(jobs)
+        chunk = job.chunk()
+        number = builder.number_of(job, chunk.tag)
+        if number is not None:
+            found[number] = chunk
+    return found
 
 
 def finish(writer: ArchiveWriter, builder: Builder) -> None:
     """The rest."""
-    table = [writer.frame(chunk) for chunk in builder.table]
+    table = [writer.frame(chunk) for chunk in builder.whole_table()]
     writer.finish(table, builder.totals.entries, builder.totals.content_bytes)
 
 

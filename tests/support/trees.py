@@ -12,7 +12,7 @@ import shutil
 import stat
 import subprocess
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from core.tree.content import open_file, read_small, read_xattrs
 from core.tree.entry import Entry, EntryType, Report
 from core.tree.restore import Options, Target
 from core.tree.source import Root, Source
+from core.tree.stretch import Stretch
 from core.tree.walk import Exclude, LinkGroups, nothing, walk
 
 IS_ROOT = os.geteuid() == 0
@@ -183,6 +184,15 @@ class Reports:
         return [f"{path.decode(errors='replace')}: {error}" for path, error in self.all]
 
 
+def entries_of(found: Iterable[Stretch | Entry]) -> Iterator[Entry]:
+    """What a walk gives, one by one."""
+    for part in found:
+        if isinstance(part, Stretch):
+            yield from part.entries()
+        else:
+            yield part
+
+
 def copy(
     roots: list[Root],
     to: Path | bytes | str,
@@ -196,7 +206,7 @@ def copy(
     report = report or reports
     links = LinkGroups()
     with Source(roots, report) as source, Target(to, options or Options(), report) as target:
-        for entry in walk(source, exclude=exclude):
+        for entry in entries_of(walk(source, exclude=exclude)):
             try:
                 put(source, target, links, entry)
             except (PortalError, OSError) as e:

@@ -1,11 +1,9 @@
 import errno
 import os
 import tarfile
-from functools import partial
 from io import BytesIO
 
 import pytest
-import trio
 
 from core import limits
 from core.archive import create
@@ -16,9 +14,11 @@ from core.archive.table import HOLE
 from core.archive.writer import ArchiveWriter
 from core.compress import Mode
 from core.errors import FormatError
+from core.native.rows import ROW
 from core.tree import restore
 from core.tree.content import OpenFile
-from core.tree.entry import Changed, EntryType
+from core.tree.entry import Changed, EntryType, entry_of_row
+from core.tree.read_batch import Plain
 from core.tree.restore import Target
 from core.tree.source import Root
 from tests.support.archives import KEY_FILE, read_all, small_chunker
@@ -48,7 +48,7 @@ def archived(path, *roots, reports=None, **options):
     reports = Reports() if reports is None else reports
     path.unlink(missing_ok=True)
     creation = Creation(Options(**options), reports)
-    made = trio.run(partial(creation.create, path, [Root.of(str(r), b"") for r in roots]))
+    made = creation.create(path, [Root.of(str(r), b"") for r in roots])
     assert made.archive_bytes == path.stat().st_size
     return made, creation, reports
 
@@ -65,7 +65,7 @@ def restored(path, to):
     reports = Reports()
     to.mkdir()
     with Target(to, restore.Options(), reports) as target:
-        trio.run(Extraction(opened(path), target, reports).extract)
+        Extraction(opened(path), target, reports).extract()
     return reports
 
 
@@ -197,14 +197,39 @@ def failing(name, error, real):
     return call
 
 
-def failing_among_many(name, error):
+def alone(*names, everything=False):
+    """A `read_ahead` that leaves these to be read by themselves, as if they were not plain."""
     real = create.read_ahead
 
-    def read_ahead(source, entries, is_wanted):
-        for entry, small in real(source, entries, is_wanted):
-            yield entry, error if entry.path == name else small
+    def one_by_one(source, plain):
+        dev = os.fstat(source.open(b"")).st_dev
+        for at, path in enumerate(plain.paths):
+            one = plain.part(at, at + 1)
+            is_alone = everything or path in names
+            yield entry_of_row(path, ROW.unpack(one.rows), dev) if is_alone else one
+
+    def read_ahead(source, found):
+        for part in real(source, found):
+            yield from one_by_one(source, part) if isinstance(part, Plain) else [part]
 
     return read_ahead
+
+
+@pytest.mark.slow
+def test_what_goes_together_is_stored_as_it_is_one_by_one(tmp_path, tree, small_cuts, monkeypatch):
+    strange_tree(tree / "strange")
+    monkeypatch.setattr(limits, "ARCHIVE_SEGMENT_ENTRIES_MAX", 11)
+    tables, contents = [], []
+    for plain in (True, False):
+        if not plain:
+            monkeypatch.setattr(create, "read_ahead", alone(everything=True))
+        made, _, _ = archived(tmp_path / "a", tree)
+        tables.append((list(opened(tmp_path / "a").entries_untrusted()), made.totals))
+        contents.append(read_all((tmp_path / "a").read_bytes()))
+    assert contents[0] == contents[1]
+    paths = [[stored.entry.path for stored in table] for table, _ in tables]
+    assert paths[0] == paths[1]
+    assert tables[0] == tables[1]
 
 
 @pytest.mark.parametrize(
@@ -215,7 +240,8 @@ def test_what_cannot_be_read_is_reported_and_the_rest_is_kept(
 ):
     for n in range(4):
         (tree / f"{n}").write_bytes(b"%d" % n * (3000 if n % 2 else 10))
-    monkeypatch.setattr(create, "read_ahead", failing_among_many(b"0", error))
+    monkeypatch.setattr(create, "read_ahead", alone(b"0"))
+    monkeypatch.setattr(create, "read_small", failing(b"0", error, create.read_small))
     monkeypatch.setattr(create, "open_file", failing(b"1", error, create.open_file))
     made, creation, reports = archived(tmp_path / "a", tree)
     assert reports.all == [(b"0", error), (b"1", error)]
@@ -254,12 +280,9 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path, tree, small_cuts, monkey
 
 def test_a_file_that_changes_all_the_time_is_reported(tmp_path, tree, monkeypatch):
     (tree / "log").write_bytes(b"one")
-    real = create.read_ahead
-
-    def torn(*args):
-        return ((entry, small._replace(changed=True)) for entry, small in real(*args))
-
-    monkeypatch.setattr(create, "read_ahead", torn)
+    real = create.read_small
+    monkeypatch.setattr(create, "read_ahead", alone(b"log"))
+    monkeypatch.setattr(create, "read_small", lambda *a: real(*a)._replace(changed=True))
     _, _, reports = archived(tmp_path / "a", tree)
     assert [type(error) for _, error in reports.all] == [Changed]
     assert read_all((tmp_path / "a").read_bytes()) == {b"log": b"one"}
@@ -281,7 +304,7 @@ def test_an_interrupted_run_is_resumed(tmp_path, tree, small_cuts, monkeypatch, 
 
     with monkeypatch.context() as patch:
         patch.setattr(ArchiveWriter, "write", write)
-        with pytest.raises((OSError, ExceptionGroup)):
+        with pytest.raises(OSError, match="full"):
             archived(tmp_path / "a", tree, opener=opener)
     assert not (tmp_path / "a").exists()
     assert (tmp_path / "a.partial").exists()
@@ -320,7 +343,7 @@ def test_nothing_and_several_roots(tmp_path, tree):
     (tree / "f").write_bytes(b"f")
     roots = [Root.of(str(tree)), Root.of(str(tree / "f"), b"again")]
     reports = Reports()
-    trio.run(Creation(Options(), reports).create, tmp_path / "b", roots)
+    Creation(Options(), reports).create(tmp_path / "b", roots)
     entries = entries_of(tmp_path / "b")
     assert set(entries) == {b"tree", b"tree/f", b"again"}
     assert entries[b"tree"].entry.type is EntryType.DIRECTORY
@@ -332,7 +355,7 @@ def test_an_archive_that_lies_in_what_it_archives_leaves_itself_out(tmp_path):
     (tree / "file").write_bytes(b"content")
     path = tree / "a.warp"
     creation = Creation(Options(), lambda path, e: pytest.fail(f"{path}: {e}"))
-    trio.run(creation.create, path, [Root.of(tree)])
+    creation.create(path, [Root.of(tree)])
     stored = ArchiveReader.open_file(path).entries_untrusted()
     assert [s.entry.path for s in stored] == [b"tree", b"tree/file"]
 
@@ -345,7 +368,7 @@ def test_a_file_of_too_many_parts_is_left_out_and_said(tmp_path, monkeypatch):
     (tree / "small").write_bytes(b"content")
     reports = []
     creation = Creation(Options(), lambda path, e: reports.append((path, str(e))))
-    trio.run(creation.create, tmp_path / "a.warp", [Root.of(tree)])
+    creation.create(tmp_path / "a.warp", [Root.of(tree)])
     assert reports == [(b"tree/large", "too long for one archive")]
     stored = ArchiveReader.open_file(tmp_path / "a.warp").entries_untrusted()
     assert [s.entry.path for s in stored] == [b"tree", b"tree/small"]
@@ -361,7 +384,7 @@ def test_the_total_is_known_when_everything_was_seen(tmp_path, tree, small_cuts,
         file.truncate(limits.MIB)
     totals = []
     creation = Creation(Options(), Reports(), lambda: totals.append(creation.progress.total_bytes))
-    trio.run(partial(creation.create, tmp_path / "a.warp", [Root.of(str(tree), b"")]))
+    creation.create(tmp_path / "a.warp", [Root.of(str(tree), b"")])
     assert totals[0] >= creation.progress.read_bytes  # a tree so small is seen before it is read
     assert totals[-1] == creation.progress.read_bytes + limits.MIB  # the hole was still to come
     assert creation.progress.read_bytes == 9700
@@ -373,7 +396,7 @@ def test_no_total_is_told_before_everything_was_seen(tmp_path, tree, monkeypatch
         (tree / f"{number:03}").write_bytes(SOME(10))
     totals = []
     creation = Creation(Options(), Reports(), lambda: totals.append(creation.progress.total_bytes))
-    trio.run(partial(creation.create, tmp_path / "a.warp", [Root.of(str(tree), b"")]))
+    creation.create(tmp_path / "a.warp", [Root.of(str(tree), b"")])
     assert totals[0] == 0
     assert totals[-1] == 1000
 
@@ -384,7 +407,7 @@ def test_no_total_is_told_before_everything_was_seen(tmp_path, tree, monkeypatch
 def archived_from_tar(path, data, **options):
     reports = Reports()
     creation = Creation(Options(**options), reports)
-    made = trio.run(partial(creation.create_from_tar, path, BytesIO(data).read))
+    made = creation.create_from_tar(path, BytesIO(data).read)
     return made, creation, reports
 
 
@@ -427,9 +450,8 @@ def test_a_tar_stream(tmp_path, small_cuts):
 def test_a_tar_stream_that_ends_early_leaves_no_archive(tmp_path, small_cuts, size, monkeypatch):
     monkeypatch.setattr(limits, "THREAD_HOP_BYTES", 2000)
     data = tar_of(*((member(f"f{n}"), SOME(9000)) for n in range(10)))
-    with pytest.raises((FormatError, ExceptionGroup)) as caught:
+    with pytest.raises(FormatError):
         archived_from_tar(tmp_path / "a", data[:size])
-    assert isinstance(caught.value, FormatError) or caught.group_contains(FormatError)
     assert not (tmp_path / "a").exists()
     left = {p.name for p in tmp_path.iterdir()}
     assert left in (set(), {"a.partial", "a.journal"})
@@ -439,7 +461,7 @@ def test_a_tar_stream_that_ends_early_leaves_no_archive(tmp_path, small_cuts, si
 
 
 def test_an_attempt_that_wrote_nothing_leaves_nothing(tmp_path):
-    with pytest.raises((FormatError, ExceptionGroup)):
+    with pytest.raises(FormatError):
         archived_from_tar(tmp_path / "a", b"no tar" * 200)
     assert not list(tmp_path.iterdir())
 
@@ -449,7 +471,7 @@ def test_a_hole_that_no_archive_can_hold_is_refused(tmp_path):
     data = tar_of(
         (member("s", pax={"GNU.sparse.map": "9,3", "GNU.sparse.size": str(size)}), b"abc")
     )
-    with pytest.raises((FormatError, ExceptionGroup)):
+    with pytest.raises(FormatError):
         archived_from_tar(tmp_path / "a", data)
 
 
@@ -469,6 +491,6 @@ def test_a_tar_stream_takes_little_memory(tmp_path):
         return data
 
     left.reverse()
-    with pytest.raises((FormatError, ExceptionGroup)):  # it has no end, which is found at the end
-        trio.run(partial(Creation(Options(), Reports()).create_from_tar, tmp_path / "a", read))
+    with pytest.raises(FormatError):  # it has no end, which is found at the end
+        Creation(Options(), Reports()).create_from_tar(tmp_path / "a", read)
     assert max(most) <= limits.CHUNKER_BYTES_MAX

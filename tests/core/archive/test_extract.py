@@ -1,9 +1,7 @@
 import errno
 import os
-from functools import partial
 
 import pytest
-import trio
 
 from core import limits
 from core.archive.create import Creation
@@ -46,7 +44,7 @@ def extracted(path, to, select=everything, *, watch=lambda: None, **options):
     reader = ArchiveReader.open_file(path, [KEY_FILE])
     extraction = Extraction(reader, Target(to, Options(**options), reports), reports, select, watch)
     with extraction._target:
-        trio.run(extraction.extract)
+        extraction.extract()
     return extraction.restored, reports
 
 
@@ -103,7 +101,7 @@ def test_a_tree_comes_back_with_everything(tmp_path, to, opener):
     (tree / "d").chmod(0o500)
     reports = Reports()
     creation = Creation(Making(opener=opener), reports)
-    trio.run(partial(creation.create, tmp_path / "a.warp", [Root.of(str(tree), b"")]))
+    creation.create(tmp_path / "a.warp", [Root.of(str(tree), b"")])
     seen = []
     restored, reports = extracted(tmp_path / "a.warp", to, watch=lambda: seen.append(1))
     assert not reports.all
@@ -252,9 +250,8 @@ def test_a_full_disk_ends_the_run_and_leaves_nothing_half_made(
     monkeypatch.setattr(*broken, fail_each if broken[0] is Target else fail)
     large = SOME(3000)
     path = make(tmp_path / "a.warp", {b"small": b"x", b"large": large})
-    with pytest.raises((OSError, ExceptionGroup)) as caught:
+    with pytest.raises(OSError, match="no more"):
         extracted(path, to)
-    assert isinstance(caught.value, OSError) or caught.group_contains(OSError)
     assert files_of(to).items() <= {"small": b"x", "large": large}.items()
     assert len(list(to.iterdir())) == len(files_of(to))
 
@@ -275,7 +272,7 @@ def test_after_a_failure_nothing_is_written_when_directories_get_their_times(
     monkeypatch.setattr(Target, "finish", lambda self: order.append("finish") or finish(self))
     monkeypatch.setattr(FileWriter, "write_at", fail)
     path = make(tmp_path / "a.warp", {b"small": b"x", b"large": SOME(30_000)})
-    with pytest.raises((OSError, ExceptionGroup)):
+    with pytest.raises(OSError, match="no more"):
         extracted(path, to)
     assert order == ["drawn", "finish"]
 
@@ -302,9 +299,7 @@ def test_what_is_being_written_is_there_before_links_and_the_end(tmp_path, to, m
     for number in range(30):
         (tree / f"{number:02}").write_bytes(b"%03d" % number * 130)
     os.link(tree / "29", tree / "link")
-    trio.run(
-        partial(Creation(Making(), Reports()).create, tmp_path / "a", [Root.of(str(tree), b"")])
-    )
+    Creation(Making(), Reports()).create(tmp_path / "a", [Root.of(str(tree), b"")])
     restored, reports = extracted(tmp_path / "a", to)
     assert not reports.all
     assert restored.entries == 31
@@ -333,9 +328,8 @@ def test_paths_that_lead_outside_end_the_run(tmp_path, to, path):
         segment.paths[0] = path
 
     archive = make_by_hand(tmp_path / "a.warp", [b"abc"], stored, change=change)
-    with pytest.raises((FormatError, ExceptionGroup)) as caught:
+    with pytest.raises(FormatError):
         extracted(archive, to)
-    assert isinstance(caught.value, FormatError) or caught.group_contains(FormatError, depth=None)
     assert not list(to.iterdir())
 
 
@@ -445,7 +439,7 @@ def test_parts_outside_of_their_chunk_lose_the_file_and_no_other(tmp_path, to, e
 def test_sizes_that_are_not_those_of_the_parts_end_the_run(tmp_path, to):
     for size in (2, 4, 2**40):
         path = make_by_hand(tmp_path / "a.warp", [b"abc"], [abc(b"f", size=size)])
-        with pytest.raises((FormatError, ExceptionGroup)):
+        with pytest.raises(FormatError):
             extracted(path, to)
     assert not list(to.iterdir())
 

@@ -77,27 +77,32 @@ static int write_them(int holder, const struct made *made) {
 }
 
 static void read_them(int holder, const struct made *made, uint64_t dev) {
-    struct portal_wanted *wanted = room(FILES * sizeof *wanted);
+    uint8_t *rows = room(FILES * PORTAL_ROW_BYTES);
     uint8_t *results = room(FILES), *data = room(made->data_size + 1);
     const char *name = made->names;
     for (unsigned i = 0; i < FILES; i++) {
         struct stat found;
         check(fstatat(holder, name, &found, AT_SYMLINK_NOFOLLOW) == 0, "a file is missing");
-        wanted[i] = (struct portal_wanted){holder,        1,
-                                           (int64_t)dev,  found.st_ino,
-                                           size_of(i),    portal_mtime_ns(&found),
-                                           portal_ctime_ns(&found)};
+        portal_row(rows + i * PORTAL_ROW_BYTES, &found, 0);
         name = portal_next_name(name);
     }
+    struct portal_folder folders[] = {
+        {holder, 1, (int64_t)dev}, {holder, 0, (int64_t)dev}, {holder, FILES - 1, (int64_t)dev}};
     uint64_t size = made->data_size + 1;
-    check(portal_read_files(wanted, FILES, made->names, data, size, results) == 0, "no room");
+    check(portal_read_files(folders, 3, rows, FILES, made->names, data, size, results) == 0,
+          "no room");
     for (unsigned i = 0; i < FILES; i++) {
         check(results[i] == PORTAL_PLAIN, "a file is not plain");
     }
     check(memcmp(data, made->data, made->data_size) == 0, "other contents");
-    check(portal_read_files(wanted, FILES, made->names, data, size - 1, results) != 0,
+    check(portal_read_files(folders, 3, rows, FILES, made->names, data, size - 1, results) != 0,
           "room is not minded");
-    free(wanted);
+    check(portal_read_files(folders, 2, rows, FILES, made->names, data, size, results) != 0,
+          "too few names are not minded");
+    folders[1].count = 1;
+    check(portal_read_files(folders, 3, rows, FILES, made->names, data, size, results) != 0,
+          "too many names are not minded");
+    free(rows);
     free(results);
     free(data);
 }

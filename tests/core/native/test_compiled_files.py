@@ -11,9 +11,19 @@ from pathlib import Path
 import pytest
 
 from core.native import compiled, open_kernel
-from core.native.rows import GIVEN, NO_STAT, NOT_PLAIN, OTHER_DEVICE, PLAIN, ROW, WANTED, Row
+from core.native.rows import (
+    FOLDER,
+    GIVEN,
+    NO_STAT,
+    NOT_PLAIN,
+    OTHER_DEVICE,
+    PLAIN,
+    ROW,
+    Row,
+    row_of,
+)
 from tests.support import privileges
-from tests.support.strange_trees import ODD_NAMES, strange_tree
+from tests.support.strange_trees import ODD_NAMES, can_set_xattr, strange_tree
 from tests.support.trees import open_descriptors
 
 BUILT = compiled.find(Path(compiled.__file__).parent) is not None
@@ -175,60 +185,132 @@ def holder(tmp_path):
     os.close(fd)
 
 
-def wanted(holder, path, **changed):
-    found = path.lstat()
-    fields = {"dev": found.st_dev, "ino": found.st_ino, "size": found.st_size}
-    fields |= {"mtime_ns": found.st_mtime_ns, "ctime_ns": found.st_ctime_ns}
-    return WANTED.pack(holder, 1, *(fields | changed).values())
+def wanted(path, **changed):
+    row = Row._make(ROW.unpack(row_of(path.lstat())))
+    return ROW.pack(*row._replace(**changed))
 
 
-def read_files(kernel, requests, names, size):
+def read_files(kernel, holder, rows, names, size, **changed):
     """The results, and the room after it: what it held before shows what was not written to."""
     room = bytearray(b"\xee" * (size + 1))
-    return kernel.read_files(requests, names, memoryview(room)), bytes(room)
+    asked = {"count": len(names), "dev": changed.pop("dev", os.fstat(holder).st_dev)} | changed
+    folders = FOLDER.pack(holder, *asked.values())
+    return kernel.read_files(folders, rows, names, memoryview(room)), bytes(room)
 
 
 def test_files_are_read_one_behind_the_other(tmp_path, holder, kernel):
     contents = {b"a": b"first", b"b": b"", b"c": b"third" * 2000}
-    requests = b""
+    rows = b""
     for name, content in contents.items():
         path = tmp_path / name.decode()
         path.write_bytes(content)
-        requests += wanted(holder, path)
+        rows += wanted(path)
     joined = b"".join(contents.values())
-    results, data = read_files(kernel, requests, list(contents), len(joined))
+    results, data = read_files(kernel, holder, rows, list(contents), len(joined))
     assert (results, data[:-1]) == (bytes([PLAIN] * 3), joined)
-    assert read_files(kernel, b"", [], 0)[0] == b""
+    assert read_files(kernel, holder, b"", [], 0)[0] == b""
 
 
-@pytest.mark.parametrize("field", ["dev", "ino", "mtime_ns", "ctime_ns"])
+def test_files_of_several_directories_are_read_in_one_call(tmp_path, kernel):
+    folders, rows, names, held = b"", b"", [], []
+    for count, folder in enumerate("xyz"):
+        (tmp_path / folder).mkdir()
+        held.append(os.open(tmp_path / folder, os.O_RDONLY))
+        folders += FOLDER.pack(held[-1], count, tmp_path.stat().st_dev)
+        for name in "ab"[:count]:
+            (tmp_path / folder / name).write_bytes(folder.encode())
+            rows += wanted(tmp_path / folder / name)
+            names.append(name.encode())
+    room = bytearray(4)
+    assert list(kernel.read_files(folders, rows, names, memoryview(room))) == [PLAIN] * 3
+    assert room == b"yzz\0"
+    for fd in held:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("field", ["ino", "mtime_ns", "ctime_ns", "mode", "uid", "gid", "nlink"])
 def test_a_file_that_is_not_the_wanted_one_is_not_plain(tmp_path, holder, kernel, field):
     (tmp_path / "a").write_bytes(b"x")
     (tmp_path / "b").write_bytes(b"y")
-    requests = wanted(holder, tmp_path / "a", **{field: 12345}) + wanted(holder, tmp_path / "b")
-    results, data = read_files(kernel, requests, [b"a", b"b"], 2)
+    other = stat.S_IFREG | 0o123 if field == "mode" else 12345
+    rows = wanted(tmp_path / "a", **{field: other}) + wanted(tmp_path / "b")
+    results, data = read_files(kernel, holder, rows, [b"a", b"b"], 2)
     assert (list(results), data[1:2]) == ([NOT_PLAIN, PLAIN], b"y")
+
+
+def test_a_file_on_another_device_is_not_plain(tmp_path, holder, kernel):
+    (tmp_path / "a").write_bytes(b"x")
+    results, _ = read_files(kernel, holder, wanted(tmp_path / "a"), [b"a"], 1, dev=12345)
+    assert list(results) == [NOT_PLAIN]
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 4, 100])
 def test_a_file_of_another_length_is_not_plain_and_spoils_no_other(tmp_path, holder, kernel, size):
     (tmp_path / "a").write_bytes(b"abc")
     (tmp_path / "b").write_bytes(b"before" * 10)
-    requests = wanted(holder, tmp_path / "b") + wanted(holder, tmp_path / "a", size=size)
-    requests += wanted(holder, tmp_path / "b")
-    results, data = read_files(kernel, requests, [b"b", b"a", b"b"], 120 + size)
+    rows = wanted(tmp_path / "b") + wanted(tmp_path / "a", size=size) + wanted(tmp_path / "b")
+    results, data = read_files(kernel, holder, rows, [b"b", b"a", b"b"], 120 + size)
     assert list(results) == [PLAIN, NOT_PLAIN, PLAIN]
     assert data[:60] == data[60 + size : 120 + size] == b"before" * 10
 
 
-def test_contents_that_do_not_fit_are_refused(tmp_path, holder, kernel):
+def test_a_directory_is_plain_as_long_as_it_is_what_it_was(tmp_path, holder, kernel):
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    rows = b"".join(wanted(tmp_path / name) for name in "abc")
+    (tmp_path / "b").chmod(0o123)
+    (tmp_path / "c").rmdir()
+    (tmp_path / "c").write_bytes(b"")
+    results, _ = read_files(kernel, holder, rows, [b"a", b"b", b"c"], 0)
+    assert list(results) == [PLAIN, NOT_PLAIN, NOT_PLAIN]
+
+
+def test_what_has_attributes_is_not_plain(tmp_path, holder, kernel):
+    if not can_set_xattr(tmp_path, "user.test"):
+        pytest.skip("no attributes on this file system")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").write_bytes(b"x")
+    names = [b"a", b"b"]
+    for attributes in (False, True):
+        if attributes:
+            os.setxattr(tmp_path / "a", "user.test", b"")
+            os.setxattr(tmp_path / "b", "user.test", b"")
+        rows = b"".join(wanted(tmp_path / name.decode()) for name in names)
+        results, _ = read_files(kernel, holder, rows, names, 1)
+        assert list(results) == [NOT_PLAIN if attributes else PLAIN] * 2
+
+
+def test_what_is_neither_file_nor_directory_is_not_opened(tmp_path, holder, kernel):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    writer = os.open(tmp_path / "pipe", os.O_WRONLY)
+    os.write(writer, b"unread")
+    (tmp_path / "link").symlink_to("pipe")
+    rows = wanted(tmp_path / "pipe") + wanted(tmp_path / "link")
+    results, _ = read_files(kernel, holder, rows, [b"pipe", b"link"], 0)
+    assert list(results) == [NOT_PLAIN, NOT_PLAIN]
+    assert os.read(reader, 10) == b"unread"
+    os.close(reader)
+    os.close(writer)
+
+
+def test_requests_that_do_not_fit_are_refused(tmp_path, holder, kernel):
     (tmp_path / "a").write_bytes(b"abc")
-    requests = wanted(holder, tmp_path / "a") * 2
-    with pytest.raises(OSError, match="Invalid argument"):
-        read_files(kernel, requests, [b"a", b"a"], 5)
-    huge = wanted(holder, tmp_path / "a", size=2**64 - 1)
-    with pytest.raises(OSError, match="Invalid argument"):
-        read_files(kernel, huge, [b"a"], 5)
+    row, names = wanted(tmp_path / "a"), [b"a", b"a"]
+    assert list(read_files(kernel, holder, row * 2, names, 6)[0]) == [PLAIN, PLAIN]
+    huge = wanted(tmp_path / "a", size=2**64 - 1)
+    for rows, size, count in (
+        (row * 2, 5, 2),
+        (row + huge, 6, 2),
+        (row, 6, 2),
+        (row * 3, 9, 2),
+        (row * 2 + b"\0", 6, 2),
+        (row * 2, 6, 1),
+        (row * 2, 6, 3),
+        (row * 2, 6, 2**32 - 1),
+    ):
+        with pytest.raises(OSError, match="Invalid argument"):
+            read_files(kernel, holder, rows, names, size, count=count)
     given = GIVEN.pack(holder, 0o600, 0, 3, 0, 0, 0)
     with pytest.raises(OSError, match="Invalid argument"):
         kernel.write_files(given * 2, [b"x", b"y"], b"12345")
@@ -238,7 +320,8 @@ def test_contents_that_do_not_fit_are_refused(tmp_path, holder, kernel):
 def test_a_closed_directory_makes_nothing_plain(tmp_path, kernel):
     (tmp_path / "a").write_bytes(b"x")
     before = open_descriptors()
-    results, _ = read_files(kernel, wanted(999_999, tmp_path / "a"), [b"a"], 1)
+    room, folders = memoryview(bytearray(2)), FOLDER.pack(999_999, 1, tmp_path.stat().st_dev)
+    results = kernel.read_files(folders, wanted(tmp_path / "a"), [b"a"], room)
     assert list(results) == [NOT_PLAIN]
     given = GIVEN.pack(999_999, 0o600, 0, 1, 0, 0, 0)
     assert list(kernel.write_files(given, [b"b"], b"x")) == [NOT_PLAIN]
@@ -276,7 +359,7 @@ def test_a_name_that_is_taken_stays_what_it_is(tmp_path, holder, kernel):
 def test_descriptors_are_closed_again(tmp_path, holder, kernel):
     (tmp_path / "a").write_bytes(b"x")
     before = open_descriptors()
-    read_files(kernel, wanted(holder, tmp_path / "a") * 50, [b"a"] * 50, 50)
+    read_files(kernel, holder, wanted(tmp_path / "a") * 50, [b"a"] * 50, 50)
     given = GIVEN.pack(holder, 0o600, 0, 0, 0, 0, 0)
     kernel.write_files(given * 50, [b"%d" % n for n in range(50)], b"")
     assert open_descriptors() == before

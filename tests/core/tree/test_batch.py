@@ -84,9 +84,10 @@ def test_directories_stay_open_until_the_batch_was_run(tmp_path, held):
     before = open_descriptors()
     batch = Noted(0)
     (tmp_path / "file").touch()
-    own = batch.hold(held, b"a/x")
-    assert batch.hold(held, b"a/y") == own
-    assert batch.hold(held, b"b/x") != own
+    assert batch.held(b"a") is None
+    own = batch.hold(held, b"a")
+    assert batch.hold(held, b"b") != own
+    assert batch.hold(held, b"a") == batch.held(b"a") == own
     assert len(open_descriptors()) == len(before) + 2
     assert os.fstat(own).st_ino == tmp_path.stat().st_ino
     batch.run()
@@ -141,8 +142,8 @@ def test_a_batch_is_bounded(held, monkeypatch):
     assert not batch.fits(41)
     batch.count()
     assert batch.fits(0)
-    batch.hold(held, b"a/x")
-    batch.hold(held, b"b/x")
+    batch.hold(held, b"a")
+    batch.hold(held, b"b")
     assert not batch.fits(0)
     batch.let_go()
     assert batch.fits(0)

@@ -3,6 +3,7 @@ import os
 import pwd
 import socket
 import stat
+import struct
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from core import limits
 from core.errors import FormatError, LimitExceeded
+from core.native.rows import ROW, Row, row_of
 from core.tree.entry import (
     TIME_NS_MAX,
     TIME_NS_MIN,
@@ -19,9 +21,12 @@ from core.tree.entry import (
     EntryType,
     check_entry_untrusted,
     entry_of,
+    entry_of_row,
     group_id,
     group_name,
     is_unchanged,
+    row_of_file,
+    types_of,
     user_id,
     user_name,
 )
@@ -192,3 +197,21 @@ def test_names_of_owners_are_printable_text(monkeypatch):
     finally:
         user_name.cache_clear()
         group_name.cache_clear()
+
+
+def test_the_types_of_rows_are_those_of_their_modes():
+    modes = [*TYPE_OF_FORMAT, stat.S_IFSOCK, 0, 0o7777]
+    rows = b"".join(ROW.pack(*[0] * 4, mode | 0o7777, *[0] * 6) for mode in modes)
+    assert list(types_of(rows)) == [*TYPE_OF_FORMAT.values(), 0, 0, 0]
+    assert types_of(b"") == b""
+
+
+def test_the_row_of_a_file_says_what_its_entry_says(tmp_path):
+    (tmp_path / "file").write_bytes(b"12345")
+    found = (tmp_path / "file").stat()
+    entry = entry_of(b"file", found)
+    assert row_of_file(entry) == row_of(found)
+    row = Row._make(ROW.unpack(row_of_file(entry)))
+    assert entry_of_row(b"file", row, found.st_dev) == entry
+    with pytest.raises(struct.error):
+        row_of_file(entry._replace(ctime_ns=1 << 63))

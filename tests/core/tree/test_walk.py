@@ -10,9 +10,14 @@ from core import limits
 from core.tree import walk as walk_module
 from core.tree.entry import Entry, EntryType, Skipped
 from core.tree.source import Root, Source
-from core.tree.walk import LinkGroups, walk
+from core.tree.stretch import Stretch
+from core.tree.walk import LinkGroups
 from tests.support.strange_trees import ODD_NAMES, deep_tree, strange_tree
-from tests.support.trees import IS_ROOT, look, open_descriptors
+from tests.support.trees import IS_ROOT, entries_of, look, open_descriptors
+
+
+def walk(source, **how):
+    return entries_of(walk_module.walk(source, **how))
 
 
 def paths(root, reports, **how):
@@ -235,7 +240,7 @@ def test_nesting_beyond_the_limit_is_reported(tmp_path, reports, monkeypatch):
     assert reports.lines[1:] == ["a/b/c: a path of 5 bytes"]
 
 
-def test_wide_directories_become_entries_one_by_one(tmp_path, reports, monkeypatch):
+def test_wide_directories_need_no_look_at_each_name(tmp_path, reports, monkeypatch):
     monkeypatch.setattr(limits, "TREE_OPEN_DIRECTORIES_MAX", 2)
     for number in range(35):
         (tmp_path / f"{number:02}" / "inner").mkdir(parents=True)
@@ -246,8 +251,8 @@ def test_wide_directories_become_entries_one_by_one(tmp_path, reports, monkeypat
     with Source([Root.of(tmp_path, b"")], reports) as source:
         entries = walk(source)
         assert next(entries).path == b"00"
-        assert made == [b"00"]
         rest = list(entries)
+    assert made == [b"%02d/link" % number for number in range(35)]
     assert [e.path for e in rest][-3:] == [b"34", b"34/inner", b"34/link"]
     assert [e.target for e in rest if e.target] == [b"%d" % number for number in range(35)]
     assert reports.lines == []
@@ -322,3 +327,69 @@ def test_a_path_is_bounded_with_its_last_name(tmp_path, reports, monkeypatch):
         *(b"abcd", b"abcd/123", b"abcd/efgh", b"abcd/efgh/12"),
     ]
     assert len(reports.lines) == 1
+
+
+# --- what goes together --------------------------------------------------------------------------
+
+
+def shape(root, reports, **how):
+    """Paths: a list for each stretch, one alone for each entry."""
+    with Source([Root.of(root, b"")], reports) as source:
+        found = walk_module.walk(source, **how)
+        return [part.paths if isinstance(part, Stretch) else part.path for part in found]
+
+
+def test_small_files_go_together_up_to_the_next_directory(tmp_path, reports):
+    for name in ("a", "b", "c/1", "c/2", "d/e/1", "f", "g"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert shape(tmp_path, reports) == [
+        [b"a", b"b", b"c"],
+        [b"c/1", b"c/2"],
+        [b"d"],
+        [b"d/e"],
+        [b"d/e/1"],
+        [b"f", b"g"],
+    ]
+
+
+def test_what_is_not_plain_goes_alone(tmp_path, reports):
+    for name in "abcdefg":
+        (tmp_path / name).write_bytes(b"12345")
+    (tmp_path / "b").write_bytes(b"123456")
+    (tmp_path / "d").unlink()
+    (tmp_path / "d").symlink_to("x")
+    (tmp_path / "f").unlink()
+    os.link(tmp_path / "e", tmp_path / "f")
+    assert shape(tmp_path, reports, small_bytes_max=5) == [
+        *([b"a"], b"b", [b"c"], b"d", b"e", b"f", [b"g"])
+    ]
+
+
+def test_what_is_left_out_parts_what_stands_around_it(tmp_path, reports):
+    for name in "abcdef":
+        (tmp_path / name).touch()
+    own = (tmp_path / "b").stat()
+    found = shape(
+        tmp_path,
+        reports,
+        exclude=lambda path, _: path in b"de",
+        own={(own.st_dev, own.st_ino), (own.st_dev + 1, (tmp_path / "a").stat().st_ino)},
+    )
+    assert found == [[b"a"], [b"c"], [b"f"]]
+
+
+def test_a_root_that_is_our_own_is_left_out(tmp_path, reports):
+    (tmp_path / "a").touch()
+    own = (tmp_path / "a").stat()
+    with Source([Root.of(tmp_path / "a")], reports) as source:
+        assert not list(walk(source, own={(own.st_dev, own.st_ino)}))
+        assert [e.path for e in walk(source, exclude=lambda *_: True)] == [b"a"]
+
+
+def test_many_files_of_one_directory_come_in_parts(tmp_path, reports):
+    names = [b"%04d" % number for number in range(limits.TREE_BATCH_FILES_MAX + 5)]
+    for name in names:
+        os.close(os.open(os.fsencode(tmp_path) + b"/" + name, os.O_CREAT))
+    first, rest = shape(tmp_path, reports)
+    assert (first, rest) == (names[:-5], names[-5:])

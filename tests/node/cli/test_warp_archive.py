@@ -297,3 +297,71 @@ def test_an_interrupt_ends_the_wait_for_a_stream(tmp_path, number, code):
         assert child.wait(20) == code
         assert b"Traceback" not in child.stderr.read()
     assert not (tmp_path / "a.warp").exists()
+
+
+# --- interrupts -----------------------------------------------------------------------------------
+
+
+def interrupted(where, number, *argv):
+    """A command in a process of its own that gets a signal when `where` is called a third time."""
+    module, _, name = where.partition(":")
+    code = f"""
+import os, sys
+from {module} import {name.partition(".")[0]} as owner
+calls, real = [], owner.{name.partition(".")[2]}
+def call(*args, **options):
+    calls.append(1)
+    if len(calls) == 3:
+        os.kill(os.getpid(), {int(number)})
+    return real(*args, **options)
+owner.{name.partition(".")[2]} = call
+sys.argv = ["warp", "archive", *{[str(arg) for arg in argv]!r}]
+from node.cli.warp import main
+main()
+"""
+    argv = [sys.executable, "-c", code]
+    return subprocess.run(argv, check=False, capture_output=True, timeout=60)
+
+
+@pytest.fixture
+def large(tree):
+    (tree / "large").write_bytes(os.urandom(64 << 20))
+    return tree
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    "where",
+    ["core.tree.content:OpenFile.read_into", "core.archive.writer:ArchiveWriter.write"],
+)
+def test_a_creation_that_gets_a_signal_ends_in_order(large, tmp_path, where, number, code):
+    path = tmp_path / "a.warp"
+    stopped = interrupted(where, number, "create", large, "-o", path)
+    assert stopped.returncode == code, stopped.stderr
+    assert b"interrupted" in stopped.stderr
+    assert b"Traceback" not in stopped.stderr
+    assert not path.exists()
+    left = {p.name for p in tmp_path.iterdir()}
+    assert left in ({"tree"}, {"tree", "a.warp.partial", "a.warp.journal"})
+    archive("create", large, "-o", path, "--resume")
+    archive("extract", path, "-o", tmp_path / "out")
+    assert contents(tmp_path / "out" / "tree") == contents(large)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "where",
+    ["core.archive.reader:ArchiveReader.chunk_untrusted", "core.tree.writer:FileWriter.write_at"],
+)
+def test_an_extraction_that_gets_a_signal_leaves_nothing_half_made(large, tmp_path, where):
+    path = tmp_path / "a.warp"
+    archive("create", large, "-o", path)
+    stopped = interrupted(where, signal.SIGINT, "extract", path, "-o", tmp_path / "out")
+    assert stopped.returncode == 130, stopped.stderr
+    assert b"Traceback" not in stopped.stderr
+    whole = contents(large)
+    found = contents(tmp_path / "out" / "tree")
+    assert "large" not in found
+    assert found.items() <= whole.items()
+    assert not list((tmp_path / "out").rglob(".portal-*"))
