@@ -30,6 +30,7 @@ from mesh.quic.connection import Connection
 from mesh.quic.endpoint import ALPN_PAIR, Endpoint
 from mesh.quic.engine import Kind
 from mesh.quic.stream import QuicStream
+from mesh.recollection import Forgetful
 from mesh.visitors import Progress
 from mesh.wire import Address
 
@@ -73,6 +74,8 @@ class Gate:
         if not self._keeper.admits(host, trio.current_time()):
             _log.info("a stranger at %s tries too often", host)
             return
+        with suppress(Forgetful):  # then another member may admit, which the greeter tells
+            await self._gossip.until_sure()
         greeter = Greeter(self._author, self._leaf, _secrets, self._entropy)
         visit = self._visits[connection] = _Visit(greeter)
         try:

@@ -28,6 +28,7 @@ from mesh.links import Links
 from mesh.members import sync
 from mesh.members.membership import Changes, Membership
 from mesh.members.sync import Exchange, Message
+from mesh.recollection import Recollection
 
 _log = logging.getLogger(__name__)
 NOTICE = "members"
@@ -75,6 +76,7 @@ class Gossip:
         membership: Membership,
         save: Save,
         chance: Callable[[], float] = lambda: 0.0,  # in [0, 1)
+        past: Recollection | None = None,
     ) -> None:
         self._links = links
         self._membership = membership
@@ -83,6 +85,8 @@ class Gossip:
         self._talks: dict[Link, _Talk] = {}
         self._watchers: list[Watcher] = []
         self._nursery: trio.Nursery | None = None
+        self._past = past
+        self.remembers = trio.Event()  # what this node wrote; see until_sure
         self._failure: PortalError | None = None
         self._has_ended = False
         # Unbounded, as what is in memory must reach the disk: links are not read while it is long.
@@ -97,6 +101,7 @@ class Gossip:
                 self._nursery = nursery
                 nursery.start_soon(self._write_all, nursery.cancel_scope)
                 nursery.start_soon(self._tell_now_and_then)
+                nursery.start_soon(self._look_back)
                 for link in self._links.all():
                     self._begin(link, nursery)
                 task_status.started()
@@ -121,6 +126,37 @@ class Gossip:
         if not work.is_kept:
             raise self._failure or _ended()
 
+    async def until_sure(self) -> None:
+        """Wait a moment until this node knows what it wrote; Forgetful if it may not write."""
+        if self._past is None or self._look():
+            return
+        # Of whole files it is only a matter of time; a question of a command has less than 30 s.
+        patience = 4 if self._past.is_whole else 1
+        with trio.move_on_after(patience * limits.RECOLLECTION_SECONDS):
+            await self.remembers.wait()
+        self._past.check()
+
+    async def _look_back(self) -> None:
+        """Listen to those who can be reached; a peer that goes on and on does not hold us up."""
+        for seconds in (limits.RECOLLECTION_SECONDS, limits.GOSSIP_SECONDS):
+            with trio.move_on_after(seconds):
+                await self.remembers.wait()
+            if all(talk.exchange.is_level for talk in self._talks.values()):
+                break
+        if self._past is not None:
+            self._past.waited()
+            self._look()
+
+    def _look(self) -> bool:
+        if self._past is None or self._past.look():
+            self.remembers.set()
+        return self.remembers.is_set()
+
+    def _listen(self, talk: _Talk) -> None:
+        if talk.exchange.is_level and self._past is not None:
+            self._past.heard(talk.link.node)
+            self._look()
+
     # --- one peer ---------------------------------------------------------------------------------
 
     def _link_changed(self, link: Link, is_up: bool) -> None:  # noqa: FBT001 - as links tell it
@@ -135,6 +171,7 @@ class Gossip:
         talk = self._talks[link] = _Talk(link, Exchange(self._membership), box)
         nursery.start_soon(self._send, talk, outgoing)
         self._put(talk, talk.exchange.on_news(link.peer.hello.news))
+        self._listen(talk)
 
     async def _send(
         self, talk: _Talk, outgoing: trio.MemoryReceiveChannel[bytes | _Question]
@@ -190,6 +227,7 @@ class Gossip:
             self._put(talk, (_Question(data),))
             return
         answer = talk.exchange.on_frame_untrusted(data)
+        self._listen(talk)
         for refusal in answer.changes.refused[:1]:
             _log.warning("%s passed on what does not hold: %s", link.node.short(), refusal)
         if any(isinstance(refusal, IntegrityError) for refusal in answer.changes.refused):

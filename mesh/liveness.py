@@ -140,6 +140,11 @@ class Liveness:
             self.swim.linked(link.node, trio.current_time())
         self._settle()
 
+    def allow(self, grace_s: float) -> None:
+        """Be patient with who is away for so long at least, as the owner wants it."""
+        self.presence.allow(grace_s)
+        self._settle()
+
     def remember_untrusted(self, data: bytes) -> None:
         """What the file of absences held."""
         self.presence.load_untrusted(data)

@@ -1,6 +1,6 @@
 """One node's part in one mesh: everything of this room, put together and run in one nursery.
 
-    wire -> endpoint -> links -> gossip        who belongs, equal everywhere
+    wire -> endpoint -> links -> gossip -> drafting   who belongs; what admins sign together
               '-> port -> paths     '-> whereabouts     who is where
                   '-> liveness      '-> bulk            much data, by lanes
 
@@ -21,6 +21,7 @@ from core.ids import NodeId
 from core.keys import DeviceKeys
 from mesh.bulk import Bulk
 from mesh.datagrams import Datagrams
+from mesh.drafting import Drafting
 from mesh.gate import Gate
 from mesh.gossip import Gossip
 from mesh.hello import Engines, Speaker, host_tag
@@ -39,6 +40,7 @@ from mesh.port import Port
 from mesh.quic.connection import Connection
 from mesh.quic.endpoint import ALPN_LINK, ALPN_PAIR, Endpoint, Setup
 from mesh.quic.engine import Kind
+from mesh.recollection import Recollection
 from mesh.records import Place
 from mesh.whereabouts import Hints, Whereabouts
 from mesh.wire import Address, Wire
@@ -57,6 +59,9 @@ class Keeper(Protocol):
 
     async def save_presence(self, data: bytes) -> None:
         """Keep who was away for how long; losing it costs patience."""
+
+    async def save_drafts(self, data: bytes) -> None:
+        """Keep what admins are to sign; losing it costs a signature."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,9 @@ class Own:
 class Mesh:
     """Runs a node's links to one mesh; `run` owns every task."""
 
-    def __init__(self, wire: Wire, own: Own, membership: Membership, keeper: Keeper) -> None:
+    def __init__(
+        self, wire: Wire, own: Own, membership: Membership, keeper: Keeper, *, is_whole: bool = True
+    ) -> None:
         self.membership = membership
         self.own = own
         roster = membership.roster()
@@ -108,13 +115,22 @@ class Mesh:
         self.services = Services()
         self.links = Links(self.endpoint, context, self.services, self._serve_stranger)
         self.paths = Paths(self.links, self.port, own.engines, self._seen)
-        self.gossip = Gossip(self.links, membership, keeper.save_members, own.chance)
+        self.past = Recollection(membership, self.node, is_whole=is_whole, near=self._near)
+        self.gossip = Gossip(self.links, membership, keeper.save_members, own.chance, self.past)
         hints = Hints(self.paths.kind, self.paths.datagram_bytes)
         self.whereabouts = Whereabouts(self.links, context, keeper.save_records, own.places, hints)
         doors = Doors([door for door in (own.tcp, own.unix) if door is not None])
         self.bulk = Bulk(self.links, doors, self.paths, tag, self._tcp_port)
-        self.author = Author(membership, speaker.key)
+        self.author = Author(membership, speaker.key, self.past.check)
         self.liveness = Liveness(self.port, self.links, self._around(), keeper.save_presence)
+        self.drafting = Drafting(
+            self.links,
+            self.author,
+            self.gossip,
+            keeper.save_drafts,
+            own.now_ms,
+            self.whereabouts.ways,
+        )
         self.gate = Gate(self.author, self.leaf.der, self.gossip, own.now_ms, own.entropy)
         self._kept: set[NodeId] = set()
         self.links.watch(self._link_changed)
@@ -135,7 +151,7 @@ class Mesh:
         """Serve until cancelled; then every peer is told."""
         parts = (self.endpoint, self.port, self.links, self.paths, self.gossip, self.bulk)
         async with trio.open_nursery() as nursery:
-            for part in (*parts, self.whereabouts, self.liveness):
+            for part in (*parts, self.whereabouts, self.liveness, self.drafting):
                 await nursery.start(part.run)
             self.keep_links()
             task_status.started()
@@ -184,10 +200,19 @@ class Mesh:
         if node in self._kept and (ways := self.whereabouts.ways(node)):
             self.links.keep(node, ways)
 
-    def _wanted(self) -> set[NodeId]:
-        others = {m.node: m.dht_id for m in self.membership.members() if m.is_active}
+    def _near(self) -> set[NodeId]:
+        """Those to whom there should be a link."""
+        others = self._others()
         own = others.pop(self.node, b"")  # none: we are put out, and nobody lets us in
-        chosen, known = neighbours(own, others), self.whereabouts.ways
+        return neighbours(own, others)
+
+    def _others(self) -> dict[NodeId, bytes]:
+        return {m.node: m.dht_id for m in self.membership.members() if m.is_active}
+
+    def _wanted(self) -> set[NodeId]:
+        others = self._others()
+        others.pop(self.node, None)
+        chosen, known = self._near(), self.whereabouts.ways
         if not any(map(known, chosen)):  # whoever can be reached knows where they are
             chosen |= set(islice(filter(known, others), limits.LINK_RINGS))
         return chosen

@@ -117,6 +117,12 @@ class Presence:
             life.absent_s += step_s
             self._judge(node, life)
 
+    def allow(self, grace_s: float) -> None:
+        """From now on the owner's policy is to be patient for so long at least."""
+        self._grace_s = grace_s
+        for node, life in sorted(self._lives.items()):
+            self._judge(node, life)
+
     # --- what is asked ----------------------------------------------------------------------------
 
     @property

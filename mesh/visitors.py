@@ -8,6 +8,7 @@ What a member shows is believed only if it is in order, names that very member a
 what only the true mesh can hold: the invite, the id on the kit, or an admission of our own user.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,8 +22,10 @@ from core.secret import Secret
 from mesh.errors import NotTrusted
 from mesh.invite import Invitation
 from mesh.leaf import leaf_hash, node_of_untrusted
+from mesh.members.bodies import AddDevice, Admit
 from mesh.members.joining import NONCE_BYTES, Join, Recover
 from mesh.members.membership import Membership
+from mesh.members.opset import OpSet
 from mesh.pairing import (
     HAIL_NONCE_BYTES,
     VERSION,
@@ -59,9 +62,10 @@ class Progress:
     membership: Membership | None = None  # we are in
     secrets: Secret | None = None
     host: NodeId | None = None  # then: who let us in
+    is_new: bool = False  # then: the mesh has never known this device before
 
 
-class _Visitor:
+class _Visitor(ABC):
     """What all ways in have in common."""
 
     # If M says nothing; who asks too often is not told so either.
@@ -75,11 +79,24 @@ class _Visitor:
         self._binding = b""
         self._membership: Membership | None = None
         self._operations = 0
+        self._asked = b""  # the JOIN or RECOVER we signed
 
-    def _hailed_untrusted(self, data: bytes) -> None:
+    def receive_untrusted(self, data: bytes, now_s: int) -> Progress:
+        """Answer one message of the member: its hail by our first word, then as each way has it."""
+        if self._binding:
+            return self._answered_untrusted(data, now_s)
         _, row = opened_untrusted(data, {Message.HAIL: 1})
         nonce = codec.as_bytes(row[0], "the nonce", size=HAIL_NONCE_BYTES)
         self._binding = self._leaf_hash + nonce
+        return Progress((self._first_word(now_s),))
+
+    @abstractmethod
+    def _first_word(self, now_s: int) -> bytes:
+        """What is said to a member that has hailed us."""
+
+    @abstractmethod
+    def _answered_untrusted(self, data: bytes, now_s: int) -> Progress:
+        """Go on, with what the member has answered."""
 
     def _log_untrusted(self, row: codec.Row, mesh_prefix: bytes) -> Membership | None:
         """Take operations; the whole membership once all are there."""
@@ -125,7 +142,19 @@ class _Visitor:
             raise NotTrusted("we are welcome, and yet no member")
         info = welcome_info(membership.mesh_id, self._who.node, operation)
         opened = crypto.hpke_open(self._who.kem_seed, sealed, info)
-        return Progress(membership=membership, secrets=Secret(opened), host=self._host)
+        return Progress(
+            membership=membership,
+            secrets=Secret(opened),
+            host=self._host,
+            is_new=self._is_new(membership.set),
+        )
+
+    def _is_new(self, ops: OpSet) -> bool:
+        """Whether what we asked for now is all that ever brought this device."""
+        brought = [ops.ops[i].body for i in ops.introduced(self._who.node)]
+        said = [body.join_bytes for body in brought if isinstance(body, Admit)]
+        said += [body.recover_bytes for body in brought if isinstance(body, AddDevice)]
+        return said == [self._asked]
 
 
 def _raise_refused_untrusted(row: codec.Row) -> None:
@@ -151,32 +180,27 @@ class Joiner(_Visitor):
         super().__init__(who, leaf, entropy)
         self._invitation = invitation
         self._voucher = invitation.voucher()
-        self._join = b""
 
-    def receive_untrusted(self, data: bytes, now_s: int) -> Progress:
-        """Answer one message of the member."""
-        if not self._binding:
-            if self._invitation.expired(now_s):
-                raise JoinRefused(Refusal.EXPIRED)
-            self._hailed_untrusted(data)
-            return Progress((self._knock(),))
+    def _answered_untrusted(self, data: bytes, now_s: int) -> Progress:
         answers = {Message.LOG: 2, Message.REFUSED: 1}
-        if self._join:
+        if self._asked:
             answers |= {Message.WELCOME: 2, Message.WAIT: 1}
         kind, row = opened_untrusted(data, answers)
         if kind == Message.LOG:
             membership = self._log_untrusted(row, self._invitation.mesh_prefix)
-            if membership is None or self._join:
+            if membership is None or self._asked:
                 return Progress()
             return Progress((self._ask(membership, now_s),))
         if kind == Message.WELCOME:
             return self._welcomed_untrusted(row)
         if kind == Message.WAIT:
-            return Progress(waiting=self._join)
+            return Progress(waiting=self._asked)
         _raise_refused_untrusted(row)
         return Progress()
 
-    def _knock(self) -> bytes:
+    def _first_word(self, now_s: int) -> bytes:
+        if self._invitation.expired(now_s):
+            raise JoinRefused(Refusal.EXPIRED)
         prefix, voucher = self._invitation.mesh_prefix, self._voucher
         payload = codec.encode([VERSION, prefix, voucher.public, self._who.node, self._binding])
         label = SignLabel.PAIR_KNOCK
@@ -198,7 +222,7 @@ class Joiner(_Visitor):
             time_s=now_s,
         )
         signed = join.signed(self._voucher, self._who.device)
-        self._join = signed[0]
+        self._asked = signed[0]
         return message(Message.JOIN, *signed)
 
 
@@ -220,11 +244,7 @@ class Returner(_Visitor):
         self._mesh = mesh or b""
         self._user = user
 
-    def receive_untrusted(self, data: bytes, _now_s: int) -> Progress:
-        """Answer one message of the member."""
-        if not self._binding:
-            self._hailed_untrusted(data)
-            return Progress((self._ask(),))
+    def _answered_untrusted(self, data: bytes, _now_s: int) -> Progress:
         _, row = opened_untrusted(data, {Message.LOG: 2})
         membership = self._log_untrusted(row, self._mesh)
         if membership is None:
@@ -234,7 +254,7 @@ class Returner(_Visitor):
             raise NotTrusted("whoever answers there shows a mesh that you do not belong to")
         return Progress(membership=membership, host=self._host)
 
-    def _ask(self) -> bytes:
+    def _first_word(self, _now_s: int) -> bytes:
         row = [VERSION, self._user.public, self._who.node, self._binding]
         payload = codec.encode(row)
         label = SignLabel.PAIR_RETURN
@@ -257,11 +277,7 @@ class Recoverer(_Visitor):
         self._mesh = mesh
         self._user = user
 
-    def receive_untrusted(self, data: bytes, now_s: int) -> Progress:
-        """Answer one message of the member."""
-        if not self._binding:
-            self._hailed_untrusted(data)
-            return Progress((self._ask(now_s),))
+    def _answered_untrusted(self, data: bytes, _now_s: int) -> Progress:
         answers = {Message.LOG: 2, Message.WELCOME: 2, Message.REFUSED: 1}
         kind, row = opened_untrusted(data, answers)
         if kind == Message.LOG:
@@ -272,7 +288,7 @@ class Recoverer(_Visitor):
         _raise_refused_untrusted(row)
         return Progress()
 
-    def _ask(self, now_s: int) -> bytes:
+    def _first_word(self, now_s: int) -> bytes:
         recover = Recover(
             mesh=self._mesh,
             cert_bytes=self._who.cert_bytes,
@@ -282,4 +298,6 @@ class Recoverer(_Visitor):
             binding=self._binding,
             time_s=now_s,
         )
-        return message(Message.RECOVER, *recover.signed(self._user, self._who.device))
+        signed = recover.signed(self._user, self._who.device)
+        self._asked = signed[0]
+        return message(Message.RECOVER, *signed)

@@ -159,6 +159,9 @@ LEAVE = "/v1/mesh/leave"
 ENTER = "/v1/mesh/enter"
 DEVICE = "/v1/mesh/device"
 KIT = "/v1/mesh/kit"
+DRAFTS = "/v1/mesh/drafts"
+DRAFT = "/v1/mesh/drafts/{draft}"
+COSIGN = "/v1/mesh/cosign"
 
 
 class NewMesh(Question, frozen=True):
@@ -259,6 +262,60 @@ class KitPlaces(Answer, frozen=True):
     endpoints: list[Endpoint]
 
 
+class Draft(Answer, frozen=True):
+    """What several admins must sign, and who has.
+
+    The one who signs makes the bytes from these fields (mesh/SPEC.md, Membership).
+    """
+
+    draft: str  # its id
+    act: str  # revoke, grant, drop, suspend or unsuspend
+    name: str  # of a device of the person it is about; of suspend and unsuspend: of that device
+    devices: list[str]  # of that person, which are not out; by name
+    mesh: str
+    user: str
+    node: str  # of suspend and unsuspend
+    role: int  # of grant and drop: 1 admitter, 2 admin
+    reason: int  # of revoke
+    cut: str  # of revoke: the last operation of theirs that counts, or empty: all that was known
+    lifts: str  # of unsuspend: the suspension
+    parents: list[str]  # what it knows of the mesh
+    by: str  # the device that began it, by name
+    made_s: int
+    until_s: int
+    signed_by: list[str]  # a device of each person, by name
+    needed: int  # so many admins
+    is_ours: bool  # this machine began it
+    is_signed: bool  # by our person
+    may_sign: bool  # our person's signature would count
+    needs_phrase: bool  # this machine may not sign it in the name of our person
+
+
+class Drafts(Answer, frozen=True):
+    """All that wait, the oldest first."""
+
+    drafts: list[Draft]
+
+
+class Asked(Answer, frozen=True):
+    """An act was done; or others must sign it too, and are asked to."""
+
+    draft: Draft | None = None
+
+
+class Cosign(Question, frozen=True):
+    """Sign a draft: with this machine, or with what the phrase of our person has signed."""
+
+    draft: str
+    signature: str = ""
+
+
+class DraftsChanged(Answer, frozen=True):
+    """A draft has come, was signed, or is gone."""
+
+    waiting: int  # for the signature of our person
+
+
 class Left(Answer, frozen=True):
     """We are in no mesh any more."""
 
@@ -281,6 +338,7 @@ class Mesh(Answer, frozen=True):
     offer_bytes: int = 0  # what this node would keep for others
     administers: bool = False  # whether this machine may act as an admin
     complaint: str | None = None  # what is wrong with our part in it, in one line
+    to_sign: int = 0  # drafts that wait for the signature of our person
 
 
 class Invited(Answer, frozen=True):

@@ -17,6 +17,9 @@
     [storage]
     offer = "500GB"                  what this node would keep for others; portal offer writes it
 
+    [mesh]
+    grace = "3d"                     how long a member may be away at least and is not lost
+
     option > environment > profile, then what it inherits > top level > built-in
 
 Every key is known and every value of its type, or nothing is done: a setting with a typing mistake
@@ -99,13 +102,14 @@ DEFAULT_PORT = 27272  # of links, UDP; the next free one if it is taken
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
-    """What the daemon is told: the table [node], and the offer of [storage]."""
+    """What the daemon is told: the tables [node], [storage] and [mesh]."""
 
     log_level: str = "info"
     metrics: Address | None = None
     control_socket: Path | None = None
     listen: Address = Address("::", DEFAULT_PORT)
     offer_bytes: int = 0
+    grace_s: int = limits.GRACE_SECONDS_MIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +120,7 @@ class Config:
     top: Mapping[str, Any] = field(default_factory=dict)
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     node: NodeSettings = field(default_factory=NodeSettings)
+    node_origin: Mapping[str, str] = field(default_factory=dict)  # of what the file says of it
 
 
 class _WrongValue(ValueError):
@@ -180,6 +185,21 @@ def resolve(
     whole = given.pop("keep", None)
     take(given, "option")
     return _settings(chosen, values, origin, whole)
+
+
+def node_settings(config: Config) -> Mapping[str, tuple[str | int | None, str]]:
+    """What the daemon is told, by its names in the file, as that writes it; and by what origin."""
+    found: dict[str, tuple[str | int | None, str]] = {}
+    for table, settings in _NODE_TABLES.items():
+        for key in settings:
+            name = f"{table}.{key}"
+            value = getattr(config.node, _RENAMED.get(name, key))
+            if name == "mesh.grace":
+                value = f"{value // 3_600}h" if value % 3_600 == 0 else f"{value}s"
+            elif value is not None and not isinstance(value, int):
+                value = str(value)
+            found[name] = value, config.node_origin.get(name, "built-in")
+    return found
 
 
 def check_profile_name(name: str) -> str:
@@ -284,17 +304,13 @@ class _Reader:
 
     def config(self, table: dict[str, Any]) -> Config:
         """The whole file."""
-        self._check_keys(table, (*_TOP_LEVEL, "profile", "node", "storage"), "")
+        self._check_keys(table, (*_TOP_LEVEL, "profile", *_NODE_TABLES), "")
         top = {name: self._value(name, table[name], name) for name in _TOP_LEVEL if name in table}
         found = self._table(table.get("profile", {}), "profile")
         profiles = {name: self._profile(name, found[name]) for name in found}
-        node = self._node(self._table(table.get("node", {}), "node"))
-        storage = self._table(table.get("storage", {}), "storage")
-        self._check_keys(storage, tuple(_STORAGE_SETTINGS), "storage")
-        if "offer" in storage:
-            offered = self._value("offer", storage["offer"], "storage.offer", _STORAGE_SETTINGS)
-            node = replace(node, offer_bytes=offered)
-        config = Config(self._path, top, profiles, node)
+        node = self._node(table)
+        said = [f"{name}.{key}" for name in _NODE_TABLES for key in table.get(name, {})]
+        config = Config(self._path, top, profiles, node, dict.fromkeys(said, FILE_NAME))
         for name in profiles:
             list(_lineage(config, name))  # a circle is found now, not when it is used
         return config
@@ -325,11 +341,13 @@ class _Reader:
         return Profile(inherit, values)
 
     def _node(self, table: dict[str, Any]) -> NodeSettings:
-        self._check_keys(table, tuple(_NODE_SETTINGS), "node")
-        values = {
-            key: self._value(key, value, f"node.{key}", _NODE_SETTINGS)
-            for key, value in table.items()
-        }
+        values = {}
+        for name, settings in _NODE_TABLES.items():
+            found = self._table(table.get(name, {}), name)
+            self._check_keys(found, tuple(settings), name)
+            for key, value in found.items():
+                where = f"{name}.{key}"
+                values[_RENAMED.get(where, key)] = self._value(key, value, where, settings)
         return NodeSettings(**values)
 
     def _value(
@@ -405,6 +423,13 @@ def _offer(context: _Context, value: object) -> int:
     if size > limits.QUOTA_BYTES_MAX:
         raise _WrongValue("a size that somebody may have")
     return size
+
+
+def _grace(context: _Context, value: object) -> int:
+    seconds = _seconds(context, value)
+    if not limits.GRACE_SECONDS_MIN <= seconds <= limits.GRACE_POLICY_SECONDS_MAX:
+        raise _WrongValue("from 24h to 365d")
+    return seconds
 
 
 def _duration(context: _Context, value: object) -> Duration:
@@ -509,5 +534,13 @@ _NODE_SETTINGS: dict[str, _Setting] = {
     "control_socket": _path,
     "listen": _listen,
 }
-_STORAGE_SETTINGS: dict[str, _Setting] = {"offer": _offer}
-_RENAMED = {"hooks.timeout": "hooks.timeout_s"}  # in the file a time has its unit with it
+_NODE_TABLES: dict[str, dict[str, _Setting]] = {
+    "node": _NODE_SETTINGS,
+    "storage": {"offer": _offer},
+    "mesh": {"grace": _grace},
+}
+_RENAMED = {  # in the file a size and a time have their units with them
+    "hooks.timeout": "hooks.timeout_s",
+    "storage.offer": "offer_bytes",
+    "mesh.grace": "grace_s",
+}

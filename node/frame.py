@@ -25,7 +25,7 @@ from node.log import LEVELS, Level, Log
 from node.metrics import TEXT, Metrics, MetricsDoor, Sample, usage
 from node.systemd import Notifier, Watchdog
 
-_AT_ONCE = {"log_level", "offer_bytes"}  # in force without a new start
+_AT_ONCE = {"grace_s", "log_level", "offer_bytes"}  # in force without a new start
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ process while it makes an identity, the next one finds either none or a good one
 import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -67,10 +67,12 @@ class Identity:
         providers: Sequence[Provider],
         *,
         created: bool = False,
+        is_draft: bool = False,
         skipped: Sequence[PortalError | OSError] = (),
     ) -> None:
         self.home = home
         self.created = created  # by this very call, not found
+        self.is_draft = is_draft  # nothing of it is in the home yet
         self.skipped = tuple(skipped)  # why ways to open it that need no typing did not
         self._keystore = opened
         self._providers = list(providers)
@@ -238,9 +240,36 @@ class Identity:
         """The slots under their names."""
         return {slot.slot_id: slot for slot in self.slots}
 
+    # --- a draft ----------------------------------------------------------------------------------
+
+    def keep(self) -> Callable[[], None]:
+        """Put a draft into its home, which has no identity; gives what takes it back again."""
+        assert self.is_draft
+        path, key = self.home / KEYSTORE, self.home / DEVICE_KEY
+        made = [one for one in (key, path) if not os.path.lexists(one)]
+        had_home = self.home.exists()
+        for provider in _providers_for(self.home, None, use_device_key=True):
+            self._keystore.add_slot(provider)
+            self._providers.append(provider)
+        if not create_private(path, self._keystore.sealed()):
+            raise KeystoreError("another identity took this place meanwhile", where=str(path))
+        self.is_draft = False
+
+        def take_back() -> None:
+            for one in made:
+                one.unlink()
+            if not had_home:
+                with suppress(OSError):  # somebody else has put something there meanwhile
+                    self.home.rmdir()
+
+        return take_back
+
     # --- changing ---------------------------------------------------------------------------------
 
     def _change(self, change: Callable[[Keystore], object]) -> None:
+        if self.is_draft:
+            change(self._keystore)
+            return
         path = self.home / KEYSTORE
         with _locked(self.home):
             opened = keystore.load(path, self._providers)
@@ -318,6 +347,13 @@ def recover(
         if not _opens(path, provider):
             found.add_slot(provider)
     return found
+
+
+def draft(home: Path, root: Root, *, name: str, now_s: int) -> Identity:
+    """The same, of which nothing is in the home before `keep`: until it is known to be of use."""
+    by_phrase = RecoveryProvider(root)
+    contents = _new_device(root, name, now_s, system_entropy)
+    return Identity(home, Keystore.create(contents, [by_phrase]), [by_phrase], is_draft=True)
 
 
 def open(home: Path, ask_passphrase: AskPassphrase | None = None) -> Identity:  # noqa: A001 - identity.open

@@ -9,16 +9,26 @@ signs is what that person was shown, and the phrase stays where it was typed.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
 
 from core import limits
 from core.crypto import SigningKey
 from core.device_cert import Role
-from core.errors import PortalError, UsageError
+from core.errors import KeystoreError, PortalError, UsageError
 from core.ids import MeshId, NodeId, UserId
 from core.labels import SignLabel
 from mesh.members.authoring import Author, NotAllowed
-from mesh.members.bodies import Kind, Reason, RevokeDevice, RevokeUser, SuspendDevice, UserRole
+from mesh.members.bodies import (
+    Body,
+    Drop,
+    Grant,
+    Kind,
+    Reason,
+    RevokeDevice,
+    RevokeUser,
+    SuspendDevice,
+    UserRole,
+)
+from mesh.members.drafts import Draft
 from mesh.members.membership import Changes, Membership
 from mesh.members.operation import Cosign, Operation, Proposal
 from mesh.members.rules import Void
@@ -31,6 +41,10 @@ _WAITING = {Standing.PENDING, Standing.DISPUTED}
 
 class NeedsOthers(PortalError):
     """Several admins must sign this together."""
+
+    def __init__(self, what: str, kind: Kind, body: Body) -> None:
+        super().__init__(what, hint="portal drafts")
+        self.kind, self.body = kind, body
 
 
 class Act(StrEnum):
@@ -85,6 +99,30 @@ def is_here(member: Member) -> bool:
 def is_suspended(member: Member) -> bool:
     """Whether somebody may be let back."""
     return member.standing == Standing.SUSPENDED
+
+
+def standings(membership: Membership) -> dict[NodeId, str]:
+    """How each device stands, in a word for people: who left is departed, who was put out revoked.
+
+    To the rules both are the same; to the person it is not.
+    """
+    left: dict[UserId, bool] = {}  # what is said last of those who came back and went again
+    for _, op_id, i in membership.set.order:
+        op = membership.set.ops[i]
+        if isinstance(op.body, RevokeUser) and membership.why_void(op_id) is None:
+            left[op.body.user] = _is_by_itself(membership, op, op.body.user)
+    words = {}
+    for member in membership.members():
+        is_out = member.standing == Standing.DEPARTED and not left.get(member.user, True)
+        words[member.node] = str(Standing.REVOKED if is_out else member.standing)
+    return words
+
+
+def _is_by_itself(membership: Membership, op: Operation, user: UserId) -> bool:
+    """Whether a removal was written, or signed by the phrase, by the very person it puts out."""
+    by = membership.member(op.author)
+    is_own = by is not None and by.user == user
+    return is_own or any(one.user == user and one.node is None for one in op.cosigns)
 
 
 def waits(member: Member) -> bool:
@@ -207,7 +245,7 @@ def suspend(author: Author, member: Member, now_ms: int) -> Changes:
     _check_here(member)
     if member.node == author.node:
         raise UsageError("this is the machine you sit at", hint="suspend it from another one")
-    return _allowed(author, partial(author.suspend_device, member.user, member.node, now_ms))
+    return _allowed(author, Kind.SUSPEND_DEVICE, SuspendDevice(member.user, member.node), now_ms)
 
 
 def revoke(author: Author, member: Member, signatures: Sequence[bytes], now_ms: int) -> Changes:
@@ -215,8 +253,8 @@ def revoke(author: Author, member: Member, signatures: Sequence[bytes], now_ms: 
     _check_here(member)
     own = author.membership.member(author.node)
     if own is None or member.user != own.user:
-        write = partial(author.revoke_user, member.user, Reason.COMPROMISED, now_ms)
-        return _allowed(author, write)
+        put_out = RevokeUser(member.user, Reason.COMPROMISED)
+        return _allowed(author, Kind.REVOKE_USER, put_out, now_ms)
     (signature,) = signatures
     body = RevokeDevice(member.user, member.node, b"", signature)
     return author.write(Kind.REVOKE_DEVICE, body, now_ms)
@@ -246,8 +284,7 @@ def unsuspend(
             hint="portal revoke, and its person comes back with another device",
         )
     for body in bodies:
-        write = partial(author.write, Kind.SUSPEND_DEVICE, body, now_ms)
-        yield _allowed(author, write)
+        yield _allowed(author, Kind.SUSPEND_DEVICE, body, now_ms)
 
 
 def leave(author: Author, asked: Words, signatures: Sequence[bytes], now_ms: int) -> Changes:
@@ -266,7 +303,7 @@ def grant(author: Author, member: Member, role: UserRole, now_ms: int) -> Change
     _check_here(member)
     if member.user_role >= role:
         raise UsageError(f"{member.name} is {_with_article(member.user_role)} already")
-    return _allowed(author, partial(author.grant, member.user, role, now_ms))
+    return _allowed(author, Kind.GRANT, Grant(member.user, role), now_ms)
 
 
 def drop(author: Author, member: Member, now_ms: int) -> Changes:
@@ -277,18 +314,35 @@ def drop(author: Author, member: Member, now_ms: int) -> Changes:
     if [user for user, role in users.items() if role == UserRole.ADMIN] == [member.user]:
         what = f"{member.name} is the only admin: nobody could administer the mesh any more"
         raise UsageError(what, hint="portal grant NAME admin, first")
-    return _allowed(author, partial(author.drop, member.user, UserRole.ADMITTER, now_ms))
+    return _allowed(author, Kind.DROP, Drop(member.user, UserRole.ADMITTER), now_ms)
+
+
+def cosigned(author: Author, draft: Draft, key: SigningKey | None, signature: bytes) -> Cosign:
+    """A signature of our person for a draft: what was brought, of the phrase here, or the device's.
+
+    Whoever may act as an admin from this machine needs no phrase.
+    """
+    own = author.membership.member(author.node)
+    assert own is not None
+    proposal = draft.paper.proposal
+    if signature:
+        return Cosign.read_untrusted((own.user, b"", signature), proposal.encoded())
+    if author.membership.can(author.node, Role.ADMIN):
+        return proposal.cosigned(author.key, own.user)
+    if key is None:
+        raise KeystoreError("this takes your recovery phrase: this machine may not act as an admin")
+    return proposal.cosigned(key, own.user)
 
 
 def _check_here(member: Member) -> None:
     if not is_here(member):
-        raise UsageError(f"{member.name} is out already ({member.standing})")
+        raise UsageError(f"{member.name} is out already")
 
 
-def _allowed(author: Author, write: Callable[[], Changes]) -> Changes:
+def _allowed(author: Author, kind: Kind, body: Body, now_ms: int) -> Changes:
     """What was written; else why not, and who could, where that hangs on admins."""
     try:
-        return write()
+        return author.write(kind, body, now_ms)
     except NotAllowed as e:
         if e.reason not in {Void.NO_ADMIN, Void.NO_QUORUM}:
             raise
@@ -299,10 +353,8 @@ def _allowed(author: Author, write: Callable[[], Changes]) -> Changes:
             raise NotAllowed(Void.NO_ADMIN, hint or "an admin can do it") from e
         users = membership.state.users.values()
         admins = sum(role == UserRole.ADMIN for role in users)
-        raise NeedsOthers(
-            f"of {admins} admins {quorum(admins)} must sign this together",
-            hint="this Portal cannot collect their signatures yet",
-        ) from e
+        what = f"of {admins} admins {quorum(admins)} must sign this together"
+        raise NeedsOthers(what, kind, body) from e
 
 
 def _with_article(role: UserRole) -> str:

@@ -7,7 +7,7 @@ import trio
 
 from core import limits
 from core.device_cert import Role
-from core.errors import FormatError, UsageError
+from core.errors import FormatError, PortalError, UsageError
 from core.ids import NodeId
 from mesh.invite import four_words
 from mesh.link import Link
@@ -23,6 +23,7 @@ from node.frame import Frame
 from node.identity import Identity
 from node.identity import open as open_identity
 from node.mesh_acts import Act
+from node.mesh_drafts import DraftDoor
 from node.mesh_service import MeshService, NoMesh, Watchers, now_ms, role_of
 from node.metrics import Sample
 from node.network import Network
@@ -44,7 +45,9 @@ class MeshDoor:
         frame.add(self.service)
         frame.add(Network(self.service.network_changed, frame.log))
         frame.watch_settings(lambda now: self.service.offer(now.offer_bytes))
+        frame.watch_settings(lambda now: self.service.grace(now.grace_s))
         door = frame.door
+        self._drafts = DraftDoor(frame, self.service)
         door.get(api.MESH, self._status)
         door.post(api.MESH, self._found, api.NewMesh)
         door.post(api.JOIN, self._join, api.JoinMesh)
@@ -73,8 +76,7 @@ class MeshDoor:
     async def _status(self, _call: Call[None]) -> api.Mesh:
         """The mesh this node is in."""
         mesh = self.service.mesh
-        own = mesh.membership.member(mesh.node)
-        assert own is not None
+        own = self._own()
         active = sum(member.is_active for member in mesh.membership.members())
         return api.Mesh(
             name=mesh.membership.state.name,
@@ -88,6 +90,7 @@ class MeshDoor:
             offer_bytes=self._frame.settings.offer_bytes,
             administers=mesh.membership.can(own.node, Role.ADMIN),
             complaint=self.service.complaint(),
+            to_sign=self._drafts.waiting(),
         )
 
     async def _found(self, call: Call[api.NewMesh]) -> api.Mesh:
@@ -181,10 +184,11 @@ class MeshDoor:
 
     async def _peers(self, _call: Call[None]) -> api.Peers:
         """Who belongs, and how each is reached."""
-        members = self.service.mesh.membership.members()
-        return api.Peers(peers=[await self._peer(member) for member in members])
+        membership = self.service.mesh.membership
+        stand = mesh_acts.standings(membership)
+        return api.Peers(peers=[await self._peer(m, stand[m.node]) for m in membership.members()])
 
-    async def _peer(self, member: Member) -> api.Peer:
+    async def _peer(self, member: Member, standing: str) -> api.Peer:
         mesh = self.service.mesh
         link = mesh.links.get(member.node)
         record = mesh.whereabouts.book.of(member.node, now_ms())
@@ -196,7 +200,7 @@ class MeshDoor:
             name=member.name,
             node=member.node.text(),
             user=member.user.text(),
-            standing=str(member.standing),
+            standing=standing,
             role=role_of(member),
             is_self=member.node == mesh.node,
             linked=link is not None,
@@ -221,41 +225,37 @@ class MeshDoor:
         await self.service.approve(self._device(call.body.who, mesh_acts.waits))
         return api.Done()
 
-    async def _revoke(self, call: Call[api.Signed]) -> api.Done:
+    async def _revoke(self, call: Call[api.Signed]) -> api.Asked:
         """Put a person out; or one device of our own, which takes the phrase."""
         member = self._to_revoke(call.body.who)
-        await self.service.revoke(member, _signatures_untrusted(call.body.signatures))
-        return api.Done()
+        signatures = _signatures_untrusted(call.body.signatures)
+        return self._drafts.asked(await self.service.revoke(member, signatures))
 
-    async def _suspend(self, call: Call[api.Who]) -> api.Done:
+    async def _suspend(self, call: Call[api.Who]) -> api.Asked:
         """Stop a device for the time being."""
-        await self.service.suspend(self._device(call.body.who))
-        return api.Done()
+        return self._drafts.asked(await self.service.suspend(self._device(call.body.who)))
 
-    async def _unsuspend(self, call: Call[api.Signed]) -> api.Done:
+    async def _unsuspend(self, call: Call[api.Signed]) -> api.Asked:
         """Let a suspended device back; what its own person has stopped takes the phrase."""
         member = self._device(call.body.who, mesh_acts.is_suspended)
-        await self.service.unsuspend(member, _signatures_untrusted(call.body.signatures))
-        return api.Done()
+        signatures = _signatures_untrusted(call.body.signatures)
+        return self._drafts.asked(await self.service.unsuspend(member, signatures))
 
-    async def _grant(self, call: Call[api.NewRole]) -> api.Done:
+    async def _grant(self, call: Call[api.NewRole]) -> api.Asked:
         """Give a person a role: admin or admitter."""
         role = _ROLES.get(call.body.role)
         if role is None:
             raise UsageError(f"there is no role {call.body.role!r}", hint="admin or admitter")
-        await self.service.grant(self._person(call.body.who), role)
-        return api.Done()
+        return self._drafts.asked(await self.service.grant(self._person(call.body.who), role))
 
-    async def _drop(self, call: Call[api.Who]) -> api.Done:
+    async def _drop(self, call: Call[api.Who]) -> api.Asked:
         """Make a person a plain member."""
-        await self.service.drop(self._person(call.body.who))
-        return api.Done()
+        return self._drafts.asked(await self.service.drop(self._person(call.body.who)))
 
     async def _sign(self, call: Call[api.Sign]) -> api.ToSign:
         """What the phrase would have to sign for an act, and whether somebody must type it."""
         mesh = self.service.mesh
-        own = mesh.membership.member(mesh.node)
-        assert own is not None
+        own = self._own()
         if call.body.act not in set(Act):
             raise UsageError(f"there is nothing to sign for {call.body.act!r}")
         act = Act(call.body.act)
@@ -285,12 +285,11 @@ class MeshDoor:
 
     async def _leave(self, call: Call[api.Leave]) -> api.Left:
         """End our own membership, with all devices; the files of the mesh are set aside."""
-        name = self.service.mesh.membership.state.name
         parents = _hex_untrusted(call.body.parents, limits.HASH_BYTES)
         signatures = _signatures_untrusted(call.body.signatures)
         quietly = call.body.quietly
-        files, heard = await self.service.leave(parents, signatures, quietly=quietly)
-        return api.Left(name=name, files=str(files), heard=heard)
+        left = await self.service.leave(parents, signatures, quietly=quietly)
+        return api.Left(name=left.mesh, files=str(left.files), heard=left.heard)
 
     async def _enter(self, _call: Call[None]) -> api.Mesh:
         """Run in the mesh a command has brought this home into."""
@@ -305,6 +304,15 @@ class MeshDoor:
         await self.service.tell_device((recover, by_user, by_device))
         return api.Done()
 
+    def _own(self) -> Member:
+        """This machine, as the list of members has it."""
+        mesh = self.service.mesh
+        own = mesh.membership.member(mesh.node)
+        if own is None:
+            what = "the list of members was damaged, and this machine is not in what is left"
+            raise PortalError(what, hint="other members tell it again")
+        return own
+
     def _device(self, who: str, fits: Callable[[Member], bool] = mesh_acts.is_here) -> Member:
         return mesh_acts.find_device(self.service.mesh.membership, who, fits)
 
@@ -313,9 +321,7 @@ class MeshDoor:
 
     def _to_revoke(self, who: str) -> Member:
         """Anybody else is put out as a person; of our own it is one device that is meant."""
-        mesh = self.service.mesh
-        own = mesh.membership.member(mesh.node)
-        assert own is not None
+        own = self._own()
         member = self._person(who)
         return self._device(who) if member.user == own.user else member
 

@@ -7,6 +7,7 @@ own for it, and leave a membership behind that has been checked (mesh/visitors.p
 
 import errno
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import trio
 
@@ -32,9 +33,17 @@ _TAKEN = {errno.EADDRINUSE, errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
 NowMs = Callable[[], int]
 
 
+class Came(NamedTuple):
+    """What was shown to a visitor, or where a newcomer is now."""
+
+    membership: Membership
+    entrance: Entrance
+    is_new: bool  # the mesh has never known this device before
+
+
 async def by_invite(
     identity: Identity, invitation: Invitation, now_ms: NowMs, waiting: Callable[[str], None]
-) -> tuple[Membership, Entrance]:
+) -> Came:
     """Come in through the first address of an invite that lets us; and where that was.
 
     `waiting` is told the four words to compare if somebody must approve.
@@ -57,7 +66,7 @@ async def look(
     places: Sequence[Address],
     mesh: MeshId | None,
     now_ms: NowMs,
-) -> tuple[Membership, Entrance]:
+) -> Came:
     """Which mesh our person belongs to, shown by the first member that answers; and its address.
 
     `mesh` is the one that is meant, if that is known: another one is refused.
@@ -72,7 +81,7 @@ async def look(
 
 async def by_phrase(
     identity: Identity, user: SigningKey, at: Address, mesh: MeshId, now_ms: NowMs
-) -> tuple[Membership, Entrance]:
+) -> Came:
     """Come into this mesh, through a member at this address, as a device of our person."""
     who = newcomer(identity)
 
@@ -110,7 +119,7 @@ async def _visit(
     visitor: Callable[[bytes], Visitor],
     now_ms: NowMs,
     waiting: Callable[[str], None] = lambda _words: None,
-) -> tuple[Membership, Entrance]:
+) -> Came:
     leaf = Leaf.make(identity.device.sign_seed)
     endpoint = Endpoint(bound(ANY_IPV6, 0), Setup(leaf), lambda _data, _source: None)
     found: tuple[Progress, Address] | PortalError
@@ -127,7 +136,7 @@ async def _visit(
     progress, at = found
     assert progress.membership is not None  # what a visit ends with
     assert progress.host is not None
-    return progress.membership, Entrance(progress.host, at)
+    return Came(progress.membership, Entrance(progress.host, at), progress.is_new)
 
 
 def _once(nursery: trio.Nursery, waiting: Callable[[str], None]) -> Callable[[bytes], None]:

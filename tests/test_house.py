@@ -51,7 +51,7 @@ HOMES = {
         *("mesh/lanes/doors.py", "mesh/lanes/lane.py", "mesh/lanes/memory.py"),
         *("mesh/lanes/opening.py", "mesh/lanes/tcp.py", "mesh/lanes/tls.py", "mesh/lanes/unix.py"),
         *("mesh/bulk.py", "mesh/gossip.py", "mesh/meter.py", "mesh/paths.py", "mesh/port.py"),
-        *("mesh/whereabouts.py", "mesh/liveness.py"),
+        *("mesh/drafting.py", "mesh/whereabouts.py", "mesh/liveness.py"),
         *("mesh/greeting.py", "mesh/link.py", "mesh/links.py"),
         *("mesh/udp.py", "mesh/quic/connection.py", "mesh/quic/endpoint.py", "mesh/quic/stream.py"),
     },

@@ -4,7 +4,7 @@ What would be void is never published: `write` tries it out first. An operation 
 signatures of several admins begins as a proposal; whoever has gathered enough publishes it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -68,6 +68,7 @@ class Author:
 
     membership: Membership
     key: SigningKey
+    check: Callable[[], None] = lambda: None  # an error while it may not know what it wrote
 
     @property
     def node(self) -> NodeId:
@@ -81,6 +82,7 @@ class Author:
         cosigns: Sequence[Cosign] = (),
     ) -> bytes:  # fmt: skip
         """The bytes of an operation in its place. Not yet part of anything."""
+        self.check()
         ops = self.membership.set
         last = ops.last_of(self.node)
         parents = proposal.parents if proposal else self.parents()

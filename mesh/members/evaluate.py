@@ -13,8 +13,8 @@ What a removal has behind it: the admins that signed it and whose role does not 
 is in doubt. Otherwise somebody who was removed could write, as if long ago, a branch of the mesh
 in which it appoints a hundred admins, and outvote the mesh with them. Then the founder's phrase.
 
-Without removals a knot is void as a whole. Such an operation may count only if it does not: it
-spends a voucher once more, and by being written acknowledges the admission that has spent it.
+Without removals a knot is void as a whole. Such an operation may count only if it does not: by
+whoever is in dispute with another over one voucher, and makes the other the weightier one.
 """
 
 from collections.abc import Iterable

@@ -27,6 +27,7 @@ from mesh.members.bodies import (
     SuspendDevice,
     UserRole,
 )
+from mesh.members.operation import Proposal
 from mesh.members.opset import OpSet
 
 REMOVALS = {
@@ -46,6 +47,7 @@ class Facts:
         self.set = ops
         self.founder: UserId
         self.admissions: dict[UserId, list[int]] = defaultdict(list)
+        self.entries: list[int] = []  # all of them but the genesis
         self.bindings: dict[NodeId, list[int]] = defaultdict(list)
         self.devices: dict[UserId, list[NodeId]] = defaultdict(list)
         self._users: dict[NodeId, UserId] = {}
@@ -69,6 +71,8 @@ class Facts:
         self.cuts: dict[int, int] = {}  # removal -> the last operation that counts
         self.written: dict[NodeId, list[int]] = defaultdict(list)  # by each device
         self.cosigners: set[UserId] = set()
+        self.twins: dict[int, list[int]] = {}  # removals that the same paper was made into
+        self._papers: dict[bytes, list[int]] = {}
         self.policies: list[int] = []
         self.numbered: dict[int, list[tuple[int, int]]] = defaultdict(list)  # by type; ascending
         self.in_turn: set[int] = set()  # of those
@@ -127,6 +131,7 @@ class Facts:
     def _add_admission(self, i: int, body: Admit) -> None:
         user, voucher = body.join.cert.user, body.join.invite
         self._enter(self.admissions[user], i)
+        self._enter(self.entries, i)
         self._enter(self.admits[voucher], i)
         known = [one for one in self.invites[voucher] if self.knows(i, one)]
         if not known:
@@ -151,6 +156,11 @@ class Facts:
         return 1 + max((number for number, _ in self.numbered[kind]), default=0)
 
     def _add_removal(self, i: int, body: SuspendDevice | RevokeDevice | RevokeUser | Drop) -> None:
+        op = self.set.ops[i]
+        if op.cosigns:  # whoever has seen them can hang them under another operation
+            paper = Proposal(op.mesh, op.kind, op.parents, body).encoded()
+            twins = self.twins[i] = self._papers.setdefault(paper, [])
+            self._enter(twins, i)
         if self._is_repeated(i, body):
             self.repeated.add(i)
         elif isinstance(body, Drop):

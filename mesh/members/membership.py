@@ -6,9 +6,9 @@ The file is only ever appended to; reading it takes every record, in any order, 
 torn one. It is believed no more than a peer is.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 from core import limits
 from core.device_cert import Role
@@ -26,6 +26,10 @@ from mesh.roster import Member as RosterMember
 _MAGIC = b"PTML"
 _VERSION = 1
 _LENGTH_BYTES = 4
+_RECORD_BYTES_MAX = (
+    limits.ADMISSION_BYTES_MAX + limits.OPERATION_COSIGNS_MAX * limits.OPERATION_COSIGN_BYTES_MAX
+)
+M = TypeVar("M", bound="Membership")
 LOG_HEADER = _MAGIC + bytes([_VERSION])
 
 
@@ -39,6 +43,15 @@ class Changes:
     reviews: tuple[Review, ...] = ()  # that are new
     epoch: int | None = None  # if it is another one now
     refused: tuple[PortalError, ...] = ()  # what was wrong with the rest
+
+
+@dataclass(frozen=True, slots=True)
+class Kept(Generic[M]):
+    """What a file held."""
+
+    membership: M
+    size: int  # of its whole records and what is before them
+    harm: FormatError | None = None  # what was damaged, if something was
 
 
 class Membership:
@@ -57,14 +70,30 @@ class Membership:
     @classmethod
     def load_untrusted(cls, data: bytes) -> tuple[Self, int]:
         """The membership in a file, and how many of its bytes are whole records."""
-        records, size = _records_untrusted(data)
+        kept = cls.recall_untrusted(data)
+        if kept.harm is not None:
+            raise kept.harm
+        return kept.membership, kept.size
+
+    @classmethod
+    def recall_untrusted(cls, data: bytes) -> "Kept[Self]":
+        """The same, and of a damaged file what is sound in it; the genesis has to be.
+
+        Each operation stands for itself, and what is gone the others still have.
+        """
+        records, size, is_torn = _records_untrusted(data)
         if not records:
             raise FormatError("the list of members is empty")
         found = cls.begin_untrusted(records[0])
         changes = found.receive_untrusted(records[1:])
-        if changes.refused:
-            raise FormatError(f"the list of members is damaged: {changes.refused[0]}")
-        return found, size
+        for refusal in changes.refused:
+            if isinstance(refusal, NewerFormat):
+                raise refusal  # it is not damaged, and must not be mended
+        lost = sum(operation_id(record) not in found.set for record in records)
+        if not lost and is_torn:
+            return Kept(found, size)
+        why = f"of {len(records)} entries {lost} are lost" if lost else "its end is lost"
+        return Kept(found, size, FormatError(f"the list of members is damaged: {why}"))
 
     def dump(self) -> bytes:
         """The whole file."""
@@ -126,6 +155,13 @@ class Membership:
     def why_void(self, op_id: bytes) -> Void | None:
         """Why an operation that is known does not count; None if it does."""
         return self._evaluation.why_void(self.set.index[op_id])
+
+    def admins_at(self, parents: Iterable[bytes]) -> frozenset[UserId]:
+        """The admins that whoever knows these operations, and no more, can know of."""
+        past = 0
+        for op_id in parents:
+            past |= self.set.upto(self.set.index[op_id])
+        return self._evaluation.rules.signers.known_admins(past)
 
     def roster(self) -> "MembershipRoster":
         """Who may connect, for links: follows every change."""
@@ -208,22 +244,21 @@ def log_record(operation: Operation) -> bytes:
     return len(operation.data).to_bytes(_LENGTH_BYTES) + operation.data
 
 
-def _records_untrusted(data: bytes) -> tuple[list[bytes], int]:
+def _records_untrusted(data: bytes) -> tuple[list[bytes], int, bool]:
+    """The records, how long all that is, and whether what follows is no more than a torn append."""
     if data[: len(_MAGIC)] != _MAGIC or len(data) < len(LOG_HEADER):
         raise FormatError("this is not a list of members")
     if data[len(_MAGIC)] != _VERSION:
         raise NewerFormat("this list of members was written by a newer Portal")
-    found = list(_split_untrusted(data))
-    size = len(LOG_HEADER) + sum(_LENGTH_BYTES + len(record) for record in found)
-    return found, size
-
-
-def _split_untrusted(data: bytes) -> Iterator[bytes]:
+    found: list[bytes] = []
     at = len(LOG_HEADER)
     while at + _LENGTH_BYTES <= len(data):
-        size = int.from_bytes(data[at : at + _LENGTH_BYTES])
-        at += _LENGTH_BYTES
-        if size == 0 or at + size > len(data):  # torn, or room that was never written
-            return
-        yield data[at : at + size]
-        at += size
+        begin = at + _LENGTH_BYTES
+        size = int.from_bytes(data[at:begin])
+        if size == 0:  # room that was never written
+            return found, at, not any(data[at:])
+        if begin + size > len(data):
+            return found, at, size <= _RECORD_BYTES_MAX
+        found.append(data[begin : begin + size])
+        at = begin + size
+    return found, at, True

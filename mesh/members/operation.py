@@ -79,7 +79,13 @@ class Proposal:
     @classmethod
     def open_untrusted(cls, data: bytes, mesh: MeshId) -> Self:
         """A proposal that somebody sent, to be shown before it is signed."""
-        row = codec.decode_untrusted(data, bytes_max=limits.OPERATION_BYTES_MAX)
+        return cls.read_untrusted(
+            codec.decode_untrusted(data, bytes_max=limits.OPERATION_BYTES_MAX), mesh
+        )
+
+    @classmethod
+    def read_untrusted(cls, row: codec.Row, mesh: MeshId) -> Self:
+        """The same, out of something larger."""
         row = codec.as_versioned_row(row, _VERSION, _PROPOSAL_FIELDS, "a proposal")
         if row[1] != mesh:
             raise FormatError("a proposal for another mesh")

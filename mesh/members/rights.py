@@ -42,6 +42,19 @@ class Rights:
 
     # --- removals ---------------------------------------------------------------------------------
 
+    def knew(self, i: int, removal: int) -> bool:
+        """Whether an operation was written in knowledge of a removal.
+
+        Or of another that the same paper was made into, and that counts: signatures that were seen
+        once take nothing away again that was given since.
+        """
+        known = self._past[i]
+        return bool(known >> removal & 1) or self._knew_twin(known, removal)
+
+    def _knew_twin(self, known: int, removal: int) -> bool:
+        twins = self.facts.twins.get(removal, ())
+        return any(known >> twin & 1 and self.gives[twin] for twin in twins)
+
     def _holds_off(self, removal: int, point: int) -> bool:
         """Whether a removal counts at a point: it stands, and is not after it."""
         if removal == point or (point != TOP and self._past[removal] >> point & 1):
@@ -52,13 +65,18 @@ class Rights:
         """Whether something given is taken away at a point, without knowledge of it."""
         known = self._past[given]
         return any(
-            not known >> removal & 1 and self._holds_off(removal, point) for removal in removals
+            not known >> removal & 1
+            and self._holds_off(removal, point)
+            and not self._knew_twin(known, removal)
+            for removal in removals
         )
 
     def _user_blocked(self, user: UserId, given: int, past: int, point: int) -> bool:
         known = self._past[given]
         for removal in self.facts.user_removals.get(user, ()):
             if known >> removal & 1 or not self._holds_off(removal, point):
+                continue
+            if self._knew_twin(known, removal):
                 continue
             if removal in self.tied and self._reopened(user, removal, past):
                 continue
@@ -67,7 +85,7 @@ class Rights:
 
     def _reopened(self, user: UserId, removal: int, past: int) -> bool:
         return any(
-            past >> g & 1 and self._past[g] >> removal & 1 and self.gives[g]
+            past >> g & 1 and self.gives[g] and self.knew(g, removal)
             for g in self.facts.reopenings.get(user, ())
         )
 
@@ -78,9 +96,12 @@ class Rights:
         )
 
     def lifted(self, suspension: int, past: int) -> bool:
-        """Whether a suspension was lifted in a past."""
-        lifts = self.facts.lifts.get(suspension, ())
-        return any(past >> lift & 1 and self.gives[lift] for lift in lifts)
+        """Whether a suspension was lifted in a past, under any name."""
+        return any(
+            past >> lift & 1 and self.gives[lift]
+            for one in self.facts.twins.get(suspension, (suspension,))
+            for lift in self.facts.lifts.get(one, ())
+        )
 
     def in_tie(self, removal: int) -> bool:
         """Whether a removal excludes another that has as much behind it."""
@@ -101,12 +122,11 @@ class Rights:
         So that somebody may be given what settles a dispute.
         """
         for given in self._admitted(user, past, disputed_too=True):
-            known = self._past[given]
             if not any(
                 past >> removal & 1
-                and not known >> removal & 1
                 and removal not in self.tied
                 and self.takes[removal]
+                and not self.knew(given, removal)
                 for removal in self.facts.user_removals.get(user, ())
             ):
                 return True

@@ -1,10 +1,9 @@
 """Who stands behind an operation: its author, and the admins that have signed it."""
 
-from bisect import bisect
-
 from core.device_cert import Role
 from core.ids import UserId
-from mesh.members.bodies import Kind, UserRole
+from mesh.members.bodies import UserRole
+from mesh.members.doubts import Doubts
 from mesh.members.operation import Cosign
 from mesh.members.rights import Rights
 
@@ -21,6 +20,7 @@ class Signers:
         self._rights = rights
         self._facts = rights.facts
         self._set = rights.facts.set
+        self.doubts = Doubts(rights)
 
     def author(self, i: int) -> UserId | None:
         """The user in whose name an operation was written, if its author could act for them."""
@@ -29,7 +29,7 @@ class Signers:
         past = self._set.past[i]
         if user is None or not self._rights.member(user, past, i):
             return None
-        if not self._rights.device(node, user, past, i) or self.voided(i, user):
+        if not self._rights.device(node, user, past, i) or self.doubts.voided(i, user):
             return None
         return user
 
@@ -54,7 +54,7 @@ class Signers:
         rights = self._rights
         if not rights.member(user, past, i) or not rights.role(user, UserRole.ADMIN, past, i):
             return False
-        if self.cuts_against(i, user, None):
+        if self.doubts.cuts_against(i, user, None):
             return False
         if node is None:
             return True
@@ -71,17 +71,21 @@ class Signers:
 
     def admin_count(self, i: int) -> int:
         """The admins that an operation could know of; whoever a tie has suspended is one."""
-        past = self._set.past[i]
-        return sum(
-            self.counts_as_admin(user, past)
+        return len(self.known_admins(self._set.past[i]))
+
+    def known_admins(self, past: int) -> frozenset[UserId]:
+        """The admins that could be known with this past."""
+        return frozenset(
+            user
             for user, role in self._facts.grants
-            if role == UserRole.ADMIN
+            if role == UserRole.ADMIN and self.counts_as_admin(user, past)
         )
 
     def counts_as_admin(self, user: UserId, past: int) -> bool:
         """Whether a user is an admin by what is known below only."""
         # More admins make it harder: in doubt, a grant counts and a removal does not.
         rights, facts = self._rights, self._facts
+        knew = rights.other.knew
         removals = [
             removal
             for removal in (
@@ -91,9 +95,7 @@ class Signers:
             if past >> removal & 1 and removal not in rights.tied and rights.gives[removal]
         ]
         return any(
-            past >> g & 1
-            and not any(not self._set.past[g] >> removal & 1 for removal in removals)
-            and rights.takes[g]
+            past >> g & 1 and all(knew(g, removal) for removal in removals) and rights.takes[g]
             for g in facts.grants.get((user, UserRole.ADMIN), ())
         )
 
@@ -140,89 +142,3 @@ class Signers:
         """The users in whose name an operation was signed, rightly or not."""
         user = self._facts.author_user(i)
         return {c.user for c in self._set.ops[i].cosigns} | ({user} if user else set())
-
-    # --- cuts and equivocation --------------------------------------------------------------------
-
-    def voided(self, i: int, user: UserId) -> bool:
-        """Whether an operation is in question and falls.
-
-        An admission that others have built on stays, and is listed for review.
-        """
-        return self.in_question(i, user) and not self.acknowledged(i, user)
-
-    def in_question(self, i: int, user: UserId) -> bool:
-        """Whether an operation lies behind a cut, or behind the first one said twice."""
-        return self._forked(i) or bool(self.cuts_against(i, user, i))
-
-    def _forked(self, i: int) -> bool:
-        op = self._set.ops[i]
-        first = self._facts.forked_at(op.author)
-        return first is not None and op.seq >= first
-
-    def cuts_against(self, i: int, user: UserId, authored: int | None) -> list[int]:
-        """Removals with a cut that an operation lies behind."""
-        facts = self._facts
-        removals = list(facts.user_removals.get(user, ()))
-        if authored is not None:
-            removals += facts.device_removals.get(self._set.ops[i].author, ())
-        return [
-            removal
-            for removal in removals
-            if (cut := facts.cuts.get(removal)) is not None
-            and facts.knows(removal, i)
-            and not self._set.upto(cut) >> i & 1
-            and self._rights.takes[removal]
-        ]
-
-    def acknowledged(self, i: int, user: UserId) -> bool:
-        """Whether somebody independent has built on an admission before it came into question.
-
-        With it stays the invite it went by.
-        """
-        facts, ops = self._facts, self._set.ops
-        built_on = {i}
-        if ops[i].kind == Kind.INVITE:
-            admits = facts.admits.get(facts.invite(i).voucher, ())
-            built_on = {a for a in admits if facts.terms.get(a) == i}
-        elif ops[i].kind != Kind.ADMIT:
-            return False
-        cuts = self.cuts_against(i, user, i)
-        forked, key = ops[i].author if self._forked(i) else None, facts.key(i)
-        if self._rights.gives.find(1, i + 1) < 0:
-            return False  # nothing that came after it is decided yet
-        for node, written in sorted(facts.written.items()):
-            by = facts.user_of(node)
-            if by is None or by == user or self._leans_on(by, user, 0):
-                continue
-            for other in written[bisect(written, key, key=facts.key) :]:  # what knows it, follows
-                past = self._set.past[other] | 1 << other
-                if (
-                    any(past >> one & 1 for one in built_on)
-                    and all(facts.knows(removal, other) for removal in cuts)
-                    and not (forked is not None and facts.saw_fork(forked, past))
-                    and self._rights.gives[other]
-                ):
-                    return True
-        return False
-
-    def _leans_on(self, user: UserId, on: UserId, depth: int) -> bool:
-        """Whether a user is only here by what is in question of another."""
-        facts = self._facts
-        admissions = [a for a in facts.admissions.get(user, ()) if self._rights.gives[a]]
-        if not admissions or depth > _DEPTH_MAX:
-            return True
-        first = min(admissions, key=facts.key)
-        terms = facts.terms.get(first)
-        for step in (first, terms):
-            by = None if step is None or terms is None else facts.author_user(step)
-            if step is None or by is None or by == user:
-                continue
-            if by == on:
-                if self.in_question(step, on):
-                    return True
-            elif self._leans_on(by, on, depth + 1):
-                return True
-        return False
-
-
-_DEPTH_MAX = 64

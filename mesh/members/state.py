@@ -391,7 +391,7 @@ class _Builder:
         for admissions in facts.admits.values():
             for a in admissions:
                 by = facts.author_user(a)
-                if by is not None and self._is.counts(a) and signers.in_question(a, by):
+                if by is not None and self._is.counts(a) and signers.doubts.in_question(a, by):
                     cert = self._cert(a)
                     yield Review(Concern.KEPT_ADMISSION, (ids[a],), (cert.user,), (cert.node,))
 

@@ -63,12 +63,14 @@ class Exchange:
 
     def __init__(self, membership: Membership) -> None:
         self._membership = membership
+        self.is_level = False  # all that the peer knew when it spoke last is known here
         self._asked: Message | None = None
         self._in_vain = b""  # the hash of a peer that had nothing for us after all
 
     def on_news(self, news: News) -> tuple[bytes, ...]:
         """What to send to a peer that said this of itself."""
         ops = self._membership.set
+        self.is_level = news.vector in {ops.vector_hash(), self._in_vain} or self._knows_all(news)
         if news.vector == ops.vector_hash():
             return ()
         if self._knows_all(news):
@@ -130,11 +132,13 @@ class Exchange:
 
     def _at_end(self, news: News) -> tuple[bytes, ...]:
         asked, self._asked = self._asked, None
+        self.is_level = True
         if news.vector == self._membership.set.vector_hash():
             return ()
         if self._knows_all(news):
             return (tell_frame(self._membership),)
         if asked == Message.WANT:
+            self.is_level = False
             return (self._ask_all(),)
         self._in_vain = news.vector
         return (tell_frame(self._membership),)

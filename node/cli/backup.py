@@ -154,8 +154,8 @@ def first_identity(home: Path, passphrase: "Secret | None", **more: Any) -> "Ide
     """The identity of this machine; a new one if there is none."""
     from node import identity
 
-    name = run.host_name()
-    return identity.create(home, name=name, passphrase=passphrase, now_s=int(time.time()), **more)
+    more.setdefault("name", run.host_name())
+    return identity.create(home, passphrase=passphrase, now_s=int(time.time()), **more)
 
 
 # --- one run --------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import click
 from core.errors import UsageError, WrongKey
 from node.cli import opening, secrets_input
 from node.cli.completion import complete_members
+from node.cli.cosign import tell
 
 if TYPE_CHECKING:
     from node import api
@@ -32,7 +33,7 @@ def approve(who: str) -> None:
 @_who
 @opening.phrase_options
 @opening.yes_option
-def revoke(who: str, *, yes: bool, **asked: Any) -> None:
+def revoke(who: str, *, yes: bool, **phrase: Any) -> None:
     """Put WHO out of the mesh for good: a person, or one device of your own.
 
     Their links end at once, on every member's machine. What they keep of yours they still have,
@@ -46,9 +47,9 @@ def revoke(who: str, *, yes: bool, **asked: Any) -> None:
     if not yes:
         whom = f"your device {about.name}" if about.is_own else _with_devices(about)
         _confirm(f"Put {whom} out for good?", yes=yes)
-    signed = api.Signed(who=about.node, signatures=_signatures(about, asked))
-    node.post(api.REVOKE, api.Done, signed)
-    click.echo(f"{about.name} is out")
+    signed = api.Signed(who=about.node, signatures=_signatures(about, phrase))
+    asked = node.post(api.REVOKE, api.Asked, signed)
+    tell(asked, f"{about.name} is out")
 
 
 @click.command()
@@ -57,14 +58,14 @@ def suspend(who: str) -> None:
     """Stop the device WHO for the time being, until portal unsuspend."""
     from node import api
 
-    opening.node_here().post(api.SUSPEND, api.Done, api.Who(who=who))
-    click.echo(f"{who} is suspended")
+    asked = opening.node_here().post(api.SUSPEND, api.Asked, api.Who(who=who))
+    tell(asked, f"{who} is suspended")
 
 
 @click.command()
 @_who
 @opening.phrase_options
-def unsuspend(who: str, **asked: Any) -> None:
+def unsuspend(who: str, **phrase: Any) -> None:
     """Let the device WHO back that was suspended.
 
     What admins have suspended an admin lets back. What its own person has suspended takes that
@@ -74,9 +75,9 @@ def unsuspend(who: str, **asked: Any) -> None:
 
     node = opening.node_here()
     about = node.post(api.SIGN, api.ToSign, api.Sign(act="unsuspend", who=who))
-    signed = api.Signed(who=about.node, signatures=_signatures(about, asked))
-    node.post(api.UNSUSPEND, api.Done, signed)
-    click.echo(f"{about.name} is back")
+    signed = api.Signed(who=about.node, signatures=_signatures(about, phrase))
+    asked = node.post(api.UNSUSPEND, api.Asked, signed)
+    tell(asked, f"{about.name} is back")
 
 
 @click.command()
@@ -86,8 +87,8 @@ def grant(who: str, role: str) -> None:
     """Give the person WHO a role: an admitter invites others, an admin decides about members."""
     from node import api
 
-    opening.node_here().post(api.GRANT, api.Done, api.NewRole(who=who, role=role))
-    click.echo(f"{who} is an {role} now")
+    asked = opening.node_here().post(api.GRANT, api.Asked, api.NewRole(who=who, role=role))
+    tell(asked, f"{who} is an {role} now")
 
 
 @click.command()
@@ -96,8 +97,8 @@ def drop(who: str) -> None:
     """Take every role of the person WHO, who stays a member."""
     from node import api
 
-    opening.node_here().post(api.DROP, api.Done, api.Who(who=who))
-    click.echo(f"{who} is a plain member now")
+    asked = opening.node_here().post(api.DROP, api.Asked, api.Who(who=who))
+    tell(asked, f"{who} is a plain member now")
 
 
 @click.command()
@@ -115,15 +116,17 @@ def leave(*, quietly: bool, yes: bool, as_json: bool, **asked: Any) -> None:
     from node import api
 
     node = opening.node_here()
-    name = node.get(api.MESH, api.Mesh).name
     if quietly:
-        _confirm(f"Have this machine forget the mesh {name}?", yes=yes)
+        node.status()
+        _confirm("Have this machine forget the mesh it is in?", yes=yes)
         left = node.post(api.LEAVE, api.Left, api.Leave(quietly=True))
         if as_json:
             opening.echo_json("left", left)
             return
-        click.echo(f"This machine has forgotten the mesh {name}. Its files are in {left.files}")
+        name = f" {left.name}" if left.name else ""  # none: its list of members cannot be read
+        click.echo(f"This machine has forgotten the mesh{name}. Its files are in {left.files}")
         return
+    name = node.get(api.MESH, api.Mesh).name
     about = node.post(api.SIGN, api.ToSign, api.Sign(act="leave"))
     if not yes:
         if about.is_only_admin:

@@ -103,6 +103,8 @@ def status_command(*, as_json: bool) -> None:
         ("listens at", found.listens_at),
         ("offers", size_text(found.offer_bytes) if found.offer_bytes else "nothing yet"),
     ]
+    if found.to_sign:
+        rows.append(("to sign", f"{found.to_sign} of other admins: portal drafts"))
     if found.complaint:
         rows.append(("but", found.complaint))
     for name, value in rows:

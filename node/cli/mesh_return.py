@@ -6,6 +6,7 @@ process it was typed into. First the member shows which mesh it is; only then a 
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,28 +17,40 @@ from node.cli import opening, run, secrets_input
 from node.cli.values import parse_endpoint
 
 if TYPE_CHECKING:
-    from core.ids import MeshId
+    from core.ids import MeshId, NodeId
     from core.keys import Root
     from core.recovery_kit import RecoveryKit
     from mesh.members.membership import Membership
     from mesh.members.state import Member
     from mesh.wire import Address
     from node.identity import Identity
-    from node.mesh_files import Entrance
+    from node.mesh_entry import Came
 
 
 def check_free(home: Path) -> None:
-    """Told before the phrase is asked for."""
-    from node.kit_places import is_in_mesh
+    """Told before the phrase is asked for. A list of members that is damaged is not in the way."""
+    from node import identity
+    from node.mesh_files import Damaged, MeshFiles
 
-    if is_in_mesh(home):
+    files = MeshFiles(home)
+    if not files.are_there:
+        return
+    try:
+        is_whole = not identity.has_identity(home) or files.are_whole(identity.header(home).node)
+    except Damaged:
+        return
+    if is_whole:
         raise PortalError("this machine is in a mesh already", hint="portal mesh status")
+    if _node_runs():
+        what = "this machine is in a mesh, and its node runs"
+        raise PortalError(what, hint="portal-node stop; then recover")
 
 
 def come_back(
     root: "Root", kit: "RecoveryKit | None", addresses: Sequence[str], asked: dict[str, Any]
 ) -> int:
     """Be the person of this phrase on this machine, and a member again where they are one."""
+    from mesh.pairing import JoinRefused
     from node.home import portal_home
     from node.mesh_entry import by_phrase, look
 
@@ -48,12 +61,19 @@ def come_back(
     key = root.user_identity()
     mine.share_seed(root)  # while the root is here
     click.echo("asking to be let in again ...", err=True)
-    shown, seen = run.run_trio(look, mine, key, places, named, _now_ms)
+    shown, seen, _ = run.run_trio(look, mine, key, places, named, _now_ms)
     _check_meant(shown, mine, named, yes=asked["yes"])
     _take_role(shown, mine, root, wanted=not asked["no_admin"])
-    membership, entrance = run.run_trio(by_phrase, mine, key, seen.at, shown.mesh_id, _now_ms)
-    _settle(home, membership, entrance)
-    _tell(membership, mine)
+    # On the disk before the mesh takes them in: what it knows of us must not be lost on the way.
+    take_back = mine.keep() if mine.is_draft else None
+    try:
+        came = run.run_trio(by_phrase, mine, key, seen.at, shown.mesh_id, _now_ms)
+    except JoinRefused:
+        if take_back is not None:
+            take_back()
+        raise
+    _settle(home, mine.node, came)
+    _tell(came.membership, mine)
     return 0
 
 
@@ -65,13 +85,17 @@ def _now_ms() -> int:
 
 
 def _identity(home: Path, root: "Root", asked: dict[str, Any]) -> "Identity":
-    """The keys of this machine: those it has, opened as ever, or new ones of this phrase."""
+    """The keys of this machine: those it has, opened as ever, or new ones of this phrase.
+
+    New ones are a draft: as long as no member has shown a mesh, the home stays as it is.
+    """
     from node import identity
 
     if not identity.has_identity(home):
-        now_s = int(time.time())
-        return identity.recover(home, root, name=run.host_name(), passphrase=None, now_s=now_s)
+        name, now_s = opening.machine_name(asked), int(time.time())
+        return identity.draft(home, root, name=name, now_s=now_s)
     mine = opening.open_identity(asked)
+    opening.check_name(mine, asked)
     if mine.user != root.user_id():
         what = "another person's identity is here"
         hint = "was portal init run here? recover takes its place: set PORTAL_HOME to an empty one"
@@ -127,19 +151,35 @@ def _take_role(shown: "Membership", mine: "Identity", root: "Root", *, wanted: b
         mine.add_roles(Role.ADMIN, root)
 
 
-def _settle(home: Path, membership: "Membership", entrance: "Entrance") -> None:
+def _settle(home: Path, own: "NodeId", came: "Came") -> None:
     """Keep what we are in; a node that runs here goes in at once."""
     from node import api
     from node.control import NotRunning
     from node.mesh_files import MeshFiles
 
-    files = MeshFiles(home)
-    files.save_entrance(entrance)  # before a node that starts meanwhile may look for it
-    files.begin(membership)  # refuses where another process was quicker
+    files, membership = MeshFiles(home), came.membership
+    if files.are_there:  # damaged, or a copy that may be older than what others know
+        with suppress(PortalError, OSError):
+            if (old := files.load()) is not None and old.mesh_id == membership.mesh_id:
+                membership.receive_untrusted(op.data for op in old.set.ops)
+        click.echo(f"the old list of members is in {files.set_aside('old')}", err=True)
+    files.save_entrance(came.entrance)  # before a node that starts meanwhile may look for it
+    # Refuses where another process was quicker.
+    files.begin(membership, own if came.is_new else None)
     try:
         opening.node_here().post(api.ENTER, api.Mesh)
     except NotRunning:
         click.echo("now start the node: portal-node run (or portal-node install)", err=True)
+
+
+def _node_runs() -> bool:
+    from node.control import NotRunning
+
+    try:
+        opening.node_here().status()
+    except NotRunning:
+        return False
+    return True
 
 
 def _tell(membership: "Membership", mine: "Identity") -> None:

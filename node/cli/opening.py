@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from core.errors import KeystoreError, PortalError
-from node.cli import secrets_input
+from core.errors import KeystoreError, PortalError, UsageError
+from node.cli import run, secrets_input
 from node.cli.completion import complete_profiles
+from node.cli.values import parse_name
 
 if TYPE_CHECKING:
     from core.ids import VaultId
     from core.secret import Secret
     from node.api import Answer
-    from node.config import Settings
+    from node.config import Config, Settings
     from node.control import Control
     from node.identity import Identity
     from portal.vault import Author, Vault
@@ -40,6 +41,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="JSON instead
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress, only what matters.")
 dry_run_option = click.option("-n", "--dry-run", is_flag=True, help="Say what would be done.")
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+name_option = click.option(
+    "--name", metavar="NAME", help="What this machine is called; else by its host name."
+)
 threads_option = click.option("--threads", type=click.IntRange(1, 256), help="Default: every core.")
 phrase_options = together(
     click.option("--kit-file", type=PATH, help="The recovery kit, instead of typing the words."),
@@ -65,13 +69,20 @@ def node_here() -> "Control":
     return Control(portal_home().absolute())
 
 
-def settings_of(asked: dict[str, Any], **options: Any) -> "Settings":
-    """What is in force: options, environment, profile, built-in, in this order."""
+def loaded_config() -> "Config":
+    """The file, checked."""
     from node import config
     from node.home import portal_home
 
+    return config.load(portal_home() / config.FILE_NAME, Path.home())
+
+
+def settings_of(asked: dict[str, Any], **options: Any) -> "Settings":
+    """What is in force: options, environment, profile, built-in, in this order."""
+    from node import config
+
     user_home = Path.home()
-    loaded = config.load(portal_home() / config.FILE_NAME, user_home)
+    loaded = loaded_config()
     repo = asked.get("repo")
     return config.resolve(
         loaded,
@@ -101,6 +112,18 @@ def open_identity(asked: dict[str, Any]) -> "Identity":
     for failure in mine.skipped:
         click.echo(f"portal: {failure}", err=True)
     return mine
+
+
+def machine_name(asked: dict[str, Any]) -> str:
+    """What a machine is to be called that gets its keys now."""
+    return run.host_name() if asked["name"] is None else parse_name(asked["name"])
+
+
+def check_name(mine: "Identity", asked: dict[str, Any]) -> None:
+    """Refuse another name for a machine that has its keys: the name is in what they sign."""
+    if asked["name"] not in {None, mine.cert.name}:
+        what = f"this machine is called {mine.cert.name!r} already"
+        raise UsageError(what, hint="a name is given with the keys, and stays")
 
 
 def open_vault(asked: dict[str, Any], settings: "Settings | None" = None) -> "Vault":

@@ -10,6 +10,7 @@ from node.cli import run
 from node.cli.backup import backup
 from node.cli.benchmark import benchmark
 from node.cli.completion import completion
+from node.cli.cosign import cosign, drafts
 from node.cli.health import check, copy, repair, rewrite, stats
 from node.cli.keep import forget, gc, undelete
 from node.cli.keys import key, recovery_kit
@@ -35,7 +36,7 @@ for _command in (
     *(forget, undelete, gc, check, repair, stats, copy, rewrite),
     *(init, key, recover, recovery_kit, vault),
     *(mesh, invite, invites, join, peers, whoami, approve, offer),
-    *(revoke, suspend, unsuspend, grant, drop, leave),
+    *(revoke, suspend, unsuspend, grant, drop, leave, drafts, cosign),
     *(schedule, config, completion, benchmark),
 ):
     portal.add_command(_command)

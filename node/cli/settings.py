@@ -42,21 +42,34 @@ def path() -> None:
 def show(*, as_json: bool, origin: bool, **asked: Any) -> None:
     """Show what is in force, option > environment > profile > top level > built-in.
 
-    The text is TOML: what it says can be put under [profile.NAME].
+    The text is TOML: what it says first can be put under [profile.NAME], the tables are the node's.
     """
+    from node.config import node_settings
+
     settings = opening.settings_of(asked)
     rows = dict(_rows(settings))
     rows["vault"] = str(opening.vault_path(settings))
     origins = {name: _origin(settings, name) for name in rows}
+    of_node = node_settings(opening.loaded_config())
     if as_json:
         facts = {"v": 1, "message_type": "config", "profile": settings.profile}
-        click.echo(json.dumps(facts | {"settings": rows, "origin": origins}))
+        told = {name: {"value": value, "origin": by} for name, (value, by) in of_node.items()}
+        click.echo(json.dumps(facts | {"settings": rows, "origin": origins, "node": told}))
         return
     click.echo(f"# profile {settings.profile}" if settings.profile else "# no profile")
     lines = {n: f"{n} = {_toml(value)}" for n, value in rows.items() if value is not None}
     width = min(max(map(len, lines.values())), _COLUMN_MAX)
     for name, line in lines.items():
         click.echo(f"{line:<{width}}  # {origins[name]}" if origin else line)
+    table = ""
+    for name, (value, by) in of_node.items():
+        if value is None:
+            continue
+        before, table, key = table, *name.split(".")
+        if table != before:
+            click.echo(f"\n[{table}]")
+        line = f"{key} = {_toml(value)}"
+        click.echo(f"{line:<{width}}  # {by}" if origin else line)
 
 
 def _rows(settings: "Settings") -> Iterator[tuple[str, Any]]:

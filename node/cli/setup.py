@@ -28,6 +28,7 @@ _PATH = opening.PATH
 @click.option("--passphrase", is_flag=True, help="Lock the keys with a passphrase, too.")
 @click.option("--no-key-file", is_flag=True, help="Only the passphrase opens them: no schedules.")
 @click.option("--kit-file", type=_PATH, help="The recovery kit, when the phrase is on paper only.")
+@opening.name_option
 @secrets_input.passphrase_file_option
 def init(**asked: Any) -> int:
     """Make the keys of this machine, if it has none, and a new vault.
@@ -41,6 +42,7 @@ def init(**asked: Any) -> int:
 
     process.forbid_core_dumps()
     home = portal_home()
+    name = opening.machine_name(asked)
     path = opening.vault_path(opening.settings_of(asked))
     if (path / "config").exists():
         raise UsageError("there is a vault already", where=str(path))
@@ -50,8 +52,9 @@ def init(**asked: Any) -> int:
         raise UsageError("these keys exist already", where=str(home), hint="portal key add")
     if identity.has_identity(home):
         mine = opening.open_identity(asked)
+        opening.check_name(mine, asked)
     else:
-        mine = _new_identity(home, asked)
+        mine = _new_identity(home, name, asked)
     if not mine.has_phrase:
         mine = _with_phrase(asked)
     vault = opening.make_vault(path, mine)
@@ -62,14 +65,15 @@ def init(**asked: Any) -> int:
     return 0
 
 
-def _new_identity(home: Path, asked: dict[str, Any]) -> Any:
+def _new_identity(home: Path, name: str, asked: dict[str, Any]) -> Any:
     passphrase = None
     if asked["passphrase"]:
         source = secrets_input.passphrase_source(
             asked["passphrase_file"], prompt="new passphrase", confirm=True
         )
         passphrase = secrets_input.needed(source)
-    return first_identity(home, passphrase, use_device_key=not asked["no_key_file"])
+    use_key = not asked["no_key_file"]
+    return first_identity(home, passphrase, name=name, use_device_key=use_key)
 
 
 def _with_phrase(asked: dict[str, Any]) -> Any:
@@ -101,6 +105,7 @@ class _Growing:
 @click.option("-P", "--profile", help="Where the profile says.", shell_complete=complete_profiles)
 @click.option("--mesh", is_flag=True, help="By the mesh, though there is a vault here.")
 @opening.phrase_options
+@opening.name_option
 @click.option("--no-admin", is_flag=True, help="This machine shall not administer the mesh.")
 @opening.yes_option
 @secrets_input.passphrase_file_option
@@ -119,6 +124,7 @@ def recover(addresses: tuple[str, ...], **asked: Any) -> int:
 
     process.forbid_core_dumps()
     path = opening.vault_path(opening.settings_of(asked))
+    opening.machine_name(asked)  # a mistake is told before the phrase is asked for
     named = asked["repo"] is not None or asked["profile"] is not None
     by_mesh = asked["mesh"] or bool(addresses)
     if named and by_mesh:
@@ -127,7 +133,7 @@ def recover(addresses: tuple[str, ...], **asked: Any) -> int:
         return _by_vault(path, asked)
     mesh_return.check_free(portal_home().absolute())
     for one in addresses:
-        parse_endpoint(one)  # a mistake is told before the phrase is asked for
+        parse_endpoint(one)
     root, kit = typed_root(asked)
     return mesh_return.come_back(root, kit, addresses, asked)
 
@@ -140,8 +146,9 @@ def _by_vault(path: Path, asked: dict[str, Any]) -> int:
 
     name = read_name(path)
     root, kit = _root_of(path, name, asked)
-    now_s = int(time.time())
-    mine = identity.recover(portal_home(), root, name=run.host_name(), passphrase=None, now_s=now_s)
+    called, now_s = opening.machine_name(asked), int(time.time())
+    mine = identity.recover(portal_home(), root, name=called, passphrase=None, now_s=now_s)
+    opening.check_name(mine, asked)
     mine.add_vault(name.vault, root, name.epoch)
     if kit is not None and kit.mesh is not None and not is_in_mesh(mine.home):
         click.echo("your kit names a mesh: portal recover --mesh goes back to it", err=True)

@@ -1,10 +1,10 @@
-"""Sizes and spans of time as people type them, on a command line or in the configuration."""
+"""Sizes, times, places and names as people type them, on a command line or in the configuration."""
 
 import re
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from core.errors import UsageError
+from core.errors import FormatError, UsageError
 
 if TYPE_CHECKING:
     from mesh.wire import Address
@@ -65,3 +65,16 @@ def parse_seconds(text: str) -> int:
     if not found or not int(found[1]):
         raise UsageError(f"{text!r} is no time", hint="for example 90s, 10min, 2h or 7d")
     return int(found[1]) * _SECONDS_OF[found[2]]
+
+
+def parse_name(text: str) -> str:
+    """What a machine is to be called: a certificate holds it, and `portal peers` shows it."""
+    from core import codec, limits
+
+    try:
+        codec.as_text(text, limits.DEVICE_NAME_BYTES_MAX, "it")
+    except FormatError as e:
+        raise UsageError(f"{text[:80]!r} is no name for a machine: {e.what}") from None
+    if not text or text != text.strip():  # nobody could type it to `portal revoke`
+        raise UsageError(f"{text!r} is no name for a machine: it is empty, or has blanks around it")
+    return text

@@ -76,8 +76,8 @@ def test_who_is_put_out_is_out_everywhere(home):
     assert ann.typed("revoke", "cyd", "--yes") == "cyd is out\n"
     for one, other in ((ann, "bob"), (bob, "ann")):
         one.until_linked(other)
-        assert one.peers()["cyd"].standing == "departed"
-        assert "departed" in one.typed("peers").splitlines()[[*one.peers()].index("cyd")]
+        assert one.peers()["cyd"].standing == "revoked"
+        assert "revoked" in one.typed("peers").splitlines()[[*one.peers()].index("cyd")]
     cyd.until_linked()
     assert "spent" in ann.typed("invites")
     assert cyd.end()[0] == 0

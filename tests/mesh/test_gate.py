@@ -41,6 +41,7 @@ async def invited(seat, *, approve=False, hours=24, now_ms=None):
     )
     voucher = invitation.voucher()
     terms = Invite(voucher.public, UserRole.MEMBER, approve, invitation.expires_s, 10**9, "eve")
+    await seat.mesh.gossip.until_sure()
     changes = seat.mesh.author.invite(voucher, terms, NOW_MS)
     await seat.mesh.gossip.publish(changes)
     return invitation
@@ -321,3 +322,22 @@ def test_the_phrase_of_a_stranger_opens_nothing():
         assert "the phrase yours" in raised.value.hint
 
     play(scene)
+
+
+@pytest.mark.slow
+def test_who_may_have_forgotten_what_it_wrote_admits_nobody():
+    async def scene(town):
+        ann, bob, cyd = town.seats
+        bob.mesh.past.is_whole = False  # its home came back from a copy
+        cyd.scope.cancel()
+        invitation = await invited(ann)
+        voucher = invitation.voucher().public
+        await town.until(lambda: bob.mesh.membership.invite(voucher) is not None)
+        with pytest.raises(JoinRefused) as refused:
+            await (await outside(town)).join(bob.mesh.local, invitation)
+        assert refused.value.reason == Refusal.ELSEWHERE
+        assert bob.mesh.membership.set.last_of(bob.node) is None
+        progress = await (await outside(town)).join(ann.mesh.local, invitation)
+        assert progress.membership.member(EVE.node).is_active
+
+    play(scene, names=("ann", "bob", "cyd"))

@@ -19,6 +19,7 @@ from mesh.members import sync
 from mesh.members.bodies import Kind, Numbered, Reason
 from mesh.members.membership import Changes, Membership
 from mesh.members.opset import SHORT_ID_BYTES
+from mesh.recollection import Recollection
 from tests.support.memberships import NOW_MS, Replica, a_mesh, person, seeded_key
 from tests.support.neighbours import Neighbour, a_neighbour, node_of, pass_time, start, until
 from tests.support.wires import Net, in_virtual_time
@@ -77,14 +78,22 @@ class Disk:
 
 
 @asynccontextmanager
-async def gossiping(replica, people, disks=()):
-    """Nodes of these people, each with a copy of all that is known."""
+async def gossiping(replica, people, disks=(), copies=None):
+    """Nodes of these people, each with a copy of all that is known; or of what was, once.
+
+    `copies` says of some whether their files are as they left them, and what those hold.
+    """
+    copies = copies or {}
     net = Net()
     speakers = []
     disks = dict(disks)
     async with trio.open_nursery() as nursery:
         for n, who in enumerate(people, 1):
-            own = replica.of(who)
+            own, past = replica.of(who), None
+            if who.name in copies:
+                is_whole, old = copies[who.name]
+                own = old.of(who)
+                past = Recollection(own.membership, who.node, is_whole=is_whole)
             members, disk = own.membership, disks.get(who.name, Disk())
             wire = net.wire(f"10.0.{n // 250}.{n % 250 + 1}")
             place = a_neighbour(wire, node_of(who), members.roster(), news=members.news)
@@ -92,7 +101,7 @@ async def gossiping(replica, people, disks=()):
             async def save(changes, disk=disk, n=n):
                 await disk.save(speakers[n - 1], changes)
 
-            speaker = Speaker(own, place, Gossip(place.links, members, save))
+            speaker = Speaker(own, place, Gossip(place.links, members, save, past=past))
             speaker.gossip.watch(speaker.told.append)
             speakers.append(speaker)
             await start(nursery, place, Guarded(speaker))

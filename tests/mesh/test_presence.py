@@ -233,3 +233,21 @@ def test_the_largest_file_there_may_be_can_be_read(monkeypatch):
     row = (A, 2**63 - 1, 2**32 - 1, most)
     one = len(codec.encode([row])) - 1
     assert one * limits.PRESENCE_ROWS_MAX + 10 <= limits.PRESENCE_FILE_BYTES_MAX
+
+
+def test_the_owner_may_be_more_patient_at_any_time_but_never_less_than_a_day():
+    presence = a_presence()
+    presence.watches(0, does=True)
+    presence.gone(A, 0)
+    now = 0
+    while now < 2 * DAY:
+        now += 60
+        presence.advance(now)
+    assert presence.standing(A) == Standing.LOST
+    presence.turned()
+    presence.allow(3 * DAY)
+    assert presence.turned() == [Turned(A, Standing.AWAY)]
+    assert presence.grace_s(A) == 3 * DAY
+    presence.allow(60)
+    assert presence.turned() == [Turned(A, Standing.LOST)]
+    assert presence.grace_s(A) == DAY

@@ -14,7 +14,14 @@ from mesh.errors import NotTrusted
 from mesh.members.bodies import Reason as Why
 from mesh.pairing import Greeter, Message, Outcome, Stranger
 from mesh.visitors import Newcomer, Recoverer, Returner
-from tests.mesh.test_pairing import SECRETS, Meeting, leaf_of, newcomer
+from tests.mesh.test_pairing import (
+    SECRETS,
+    Meeting,
+    an_invitation,
+    joiner,
+    leaf_of,
+    newcomer,
+)
 from tests.support.entropy import fixed_entropy
 from tests.support.memberships import NOW_MS, NOW_S, another_device, found, person
 
@@ -205,3 +212,25 @@ def test_nonsense_is_refused_by_the_member(payload):
     message = codec.encode([1, int(Message.RETURN), data, bytes(64), bytes(64)])
     with pytest.raises(FormatError):
         Meeting(found(F), None).greeter.receive_untrusted(message, NOW_MS)
+
+
+def test_whoever_comes_in_is_told_whether_the_mesh_may_have_known_it_before():
+    """Then it cannot have written anything there, and needs to ask nobody about it."""
+    mesh = a_mesh_with_ann()
+
+    def come():
+        recoverer = Recoverer(
+            mesh.membership.mesh_id, A.key, newcomer(A, NEW), leaf_of(F), fixed_entropy("r")
+        )
+        return Meeting(mesh, recoverer).run().is_new
+
+    assert come()
+    again = Recoverer(
+        mesh.membership.mesh_id, A.key, newcomer(A, NEW), leaf_of(F), fixed_entropy("again")
+    )
+    assert not Meeting(mesh, again).run().is_new
+    guest = joiner(an_invitation(mesh), who=B)
+    assert Meeting(mesh, guest).run().is_new
+    mesh.author.revoke_user(B.user, Why.REMOVED, NOW_MS)
+    back = joiner(an_invitation(mesh, "another"), who=B)
+    assert not Meeting(mesh, back).run().is_new

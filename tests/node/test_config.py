@@ -187,7 +187,10 @@ def test_an_empty_list_replaces_what_is_inherited(read):
         ("[profile.a.keep]\ndayly = 1", r"'dayly' in profile.a.keep \(did you mean daily\?\)"),
         ("[profile.a.hooks]\nbefor = []", r"'befor' in profile.a.hooks \(did you mean before\?\)"),
         ("[profile.a]\nkeep.within_minutely = '1d'", "unknown key 'within_minutely'"),
-        ("zzz = 1", r"unknown key 'zzz' \(there are vault, compression, profile, node, storage\)"),
+        (
+            "zzz = 1",
+            r"unknown key 'zzz' \(there are vault, compression, profile, node, storage, mesh\)",
+        ),
         ("vault = 1", "vault must be one line of text"),
         ("vault = 'here'", "vault must be a path that begins with / or ~/"),
         ("vault = ''", "vault must be one line"),
@@ -351,3 +354,28 @@ def test_mistakes_in_the_table_of_the_daemon(read, text, message):
 def test_what_is_offered_to_others(read, text, size):
     assert NodeSettings().offer_bytes == 0
     assert read(f"[storage]\noffer = {text}\n[node]\n").node.offer_bytes == size
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("24h", 86_400), ("3d", 259_200), ("365d", 31_536_000)]
+)
+def test_how_patient_this_node_is(read, text, seconds):
+    assert NodeSettings().grace_s == 86_400
+    found = read(f"[mesh]\ngrace = '{text}'\n")
+    assert found.node.grace_s == seconds
+    assert found.node_origin == {"mesh.grace": "config.toml"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("grace = '23h'", "mesh.grace must be from 24h to 365d"),
+        ("grace = '366d'", "mesh.grace must be from 24h to 365d"),
+        ("grace = 86400", "mesh.grace must be a time"),
+        ("grace = 'long'", "mesh.grace: 'long' is no time"),
+        ("grase = '3d'", "unknown key 'grase' in mesh .did you mean grace"),
+    ],
+)
+def test_mistakes_about_patience(read, text, message):
+    with pytest.raises(UsageError, match=message):
+        read(f"[mesh]\n{text}\n")

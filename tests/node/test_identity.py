@@ -484,3 +484,34 @@ def test_a_device_is_let_do_more_by_the_phrase_alone_and_for_good(home):
     assert found.cert.roles == mine.cert.roles == Role.laptop() | Role.ADMIN
     assert (found.node, found.share_seed().reveal()) == (node, seed)
     assert found.user_key(root).public == found.user
+
+
+def test_a_draft_is_nowhere_until_it_is_kept_and_can_be_taken_back(home):
+    root = a_person("ann")
+    mine = identity.draft(home, root, name="nas", now_s=NOW_S)
+    mine.add_roles(Role.ADMIN, root)
+    assert mine.share_seed().reveal() == root.share_seed(0).reveal()
+    assert not home.exists()
+    take_back = mine.keep()
+    again = identity.open(home)
+    assert (again.node, again.cert, again.user) == (mine.node, mine.cert, root.user_id())
+    assert Role.ADMIN in again.cert.roles
+    assert kinds(again) == [SlotType.RECOVERY, SlotType.KEY_FILE]
+    assert modes(home) == {"keystore": 0o600, "device.key": 0o600}
+    mine.add_slot(PassphraseProvider(Secret(PASSPHRASE)))  # it is one like any other
+    assert len(identity.open(home).slots) == 3
+    take_back()
+    assert not identity.has_identity(home)
+    assert not (home / "device.key").exists()
+
+
+def test_a_draft_takes_nobodys_place_and_no_key_file(home):
+    mine = identity.draft(home, a_person("ann"), name="nas", now_s=NOW_S)
+    other = somebody(home)
+    with pytest.raises(KeystoreError, match="took this place"):
+        mine.keep()
+    assert identity.open(home).node == other.node
+    (home / "keystore").unlink()
+    mine = identity.draft(home, a_person("ann"), name="nas", now_s=NOW_S)
+    mine.keep()()
+    assert modes(home) == {"device.key": 0o600}  # which was there before

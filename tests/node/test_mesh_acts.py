@@ -5,11 +5,20 @@ from dataclasses import replace
 import pytest
 
 from core.device_cert import Role
-from core.errors import IntegrityError, PortalError, UsageError
+from core.errors import IntegrityError, KeystoreError, PortalError, UsageError
 from core.ids import UserId
 from core.labels import SignLabel
 from mesh.members.authoring import Author, NotAllowed
-from mesh.members.bodies import Kind, Reason, SuspendDevice, UserRole
+from mesh.members.bodies import (
+    Drop,
+    Grant,
+    Kind,
+    Reason,
+    RevokeUser,
+    SuspendDevice,
+    UserRole,
+)
+from mesh.members.drafts import Draft, Paper
 from mesh.members.state import Standing
 from node import mesh_acts
 from node.mesh_acts import Act, NeedsOthers
@@ -275,17 +284,45 @@ def test_where_it_takes_several_admins_that_is_said(mesh):
     for device in (BOBS, CYD.devices[0]):
         mesh_acts.grant(author, of(mesh, device), UserRole.ADMIN, NOW_MS)
     size = len(mesh.membership.set)
+    asked = []
     for act in (
         lambda: mesh_acts.grant(author, of(mesh, FIRST), UserRole.ADMIN, NOW_MS),
         lambda: mesh_acts.drop(author, of(mesh, BOBS), NOW_MS),
         lambda: mesh_acts.revoke(author, of(mesh, BOBS), (), NOW_MS),
         lambda: mesh_acts.suspend(author, of(mesh, BOBS), NOW_MS),
     ):
-        with pytest.raises(NeedsOthers, match="of 3 admins 2 must sign this together"):
+        with pytest.raises(NeedsOthers, match="of 3 admins 2 must sign this together") as raised:
             act()
+        asked.append((raised.value.kind, raised.value.body))
+    assert asked == [
+        (Kind.GRANT, Grant(ANN.user, UserRole.ADMIN)),
+        (Kind.DROP, Drop(BOB.user, UserRole.ADMITTER)),
+        (Kind.REVOKE_USER, RevokeUser(BOB.user, Reason.COMPROMISED)),
+        (Kind.SUSPEND_DEVICE, SuspendDevice(BOB.user, BOBS.node)),
+    ]
     with pytest.raises(NotAllowed, match="no admin has signed"):
         mesh_acts.drop(pen(mesh, FIRST), of(mesh, BOBS), NOW_MS)
     assert len(mesh.membership.set) == size
+
+
+def test_a_draft_is_signed_by_the_device_or_the_phrase_of_our_person(mesh):
+    mesh.bring(CYD)
+    for device in (BOBS, CYD.devices[0]):
+        mesh_acts.grant(pen(mesh, FAYS), of(mesh, device), UserRole.ADMIN, NOW_MS)
+    proposal = pen(mesh, FAYS).propose(Kind.DROP, Drop(CYD.user, UserRole.ADMIN))
+    draft = Draft(Paper.written(FAYS.key, FAY.user, proposal, NOW_MS // 1_000))
+    sign = mesh_acts.cosigned
+    assert sign(pen(mesh, FAYS), draft, None, b"").node == FAYS.node
+    assert sign(pen(mesh, FAYS), draft, FAY.key, b"").node == FAYS.node  # no phrase is needed
+    with pytest.raises(KeystoreError, match="recovery phrase"):
+        sign(pen(mesh, BOBS), draft, None, b"")
+    kept = sign(pen(mesh, BOBS), draft, BOB.key, b"")
+    assert (kept.user, kept.node) == (BOB.user, None)
+    assert sign(pen(mesh, BOBS), draft, None, kept.signature) == kept
+    for key in (CYD.key, BOBS.key):
+        other = proposal.cosigned(key, CYD.user).signature
+        with pytest.raises(IntegrityError):
+            sign(pen(mesh, BOBS), draft, None, other)
 
 
 def test_reasons_are_said_in_the_log(mesh):
@@ -319,3 +356,31 @@ def test_the_only_admin_stays_one(mesh):
     mesh_acts.grant(author, of(mesh, BOBS), UserRole.ADMIN, NOW_MS)
     mesh_acts.drop(author, of(mesh, FAYS), NOW_MS)
     assert of(mesh, FAYS).user_role == UserRole.MEMBER
+
+
+def test_who_left_is_departed_and_who_was_put_out_is_revoked(mesh):
+    mesh_acts.revoke(pen(mesh, FAYS), of(mesh, FIRST), (), NOW_MS)
+    assert of(mesh, FIRST).standing == Standing.DEPARTED  # the rules make no difference
+    words = mesh_acts.standings(mesh.membership)
+    assert {words[device.node] for device in (FIRST, SECOND)} == {"revoked"}
+    assert words[FAY.node] == "active"
+
+
+def test_who_left_and_came_back_and_was_put_out_is_revoked():
+    mesh = found(FAY)
+    mesh.bring(BOB)
+    guest = mesh.of(BOB)
+    asked = mesh_acts.words(guest.author, Act.LEAVE, of(guest, BOB.devices[0]))
+    mesh_acts.leave(guest.author, asked, asked.signed(BOB.key), NOW_MS)
+    guest.tell(mesh)
+    assert mesh_acts.standings(mesh.membership)[BOB.node] == "departed"
+    mesh.bring(BOB)
+    assert mesh_acts.standings(mesh.membership)[BOB.node] == "active"
+    mesh.author.revoke_user(BOB.user, Reason.REMOVED, NOW_MS)
+    assert mesh_acts.standings(mesh.membership)[BOB.node] == "revoked"
+
+
+def test_who_left_by_the_phrase_is_departed(mesh):
+    key, asked = ANN.key, mesh_acts.words(pen(mesh, FIRST), Act.LEAVE, of(mesh, FIRST))
+    mesh_acts.leave(pen(mesh, FIRST), asked, asked.signed(key), NOW_MS)
+    assert mesh_acts.standings(mesh.membership)[FIRST.node] == "departed"

@@ -77,6 +77,11 @@ class Heard:
     def __init__(self, listener):
         self._lines = listener.lines
 
+    async def any_line(self):
+        """The next event, whatever it says."""
+        async for _line in self._lines:
+            return
+
     async def any_change(self):
         """The next time the list of members has changed, in whatever."""
         with trio.fail_after(PATIENCE_S):
@@ -124,6 +129,9 @@ def test_without_a_mesh_everything_says_how_to_get_one(tmp_path):
                 (ann.get, api.PEERS, api.Peers),
                 (ann.get, api.INVITES, api.Invites),
                 (ann.get, api.KIT, api.KitPlaces),
+                (ann.get, api.DRAFTS, api.Drafts),
+                (ann.delete, api.DRAFT.format(draft="abcd")),
+                (ann.post, api.COSIGN, api.Asked, api.Cosign(draft="abcd")),
                 (ann.invite,),
                 (ann.delete, api.INVITE.format(voucher="abcd")),
                 (ann.post, api.APPROVE, api.Done, who),
@@ -231,7 +239,7 @@ def test_who_is_put_out_is_told_and_its_link_ends(tmp_path):
             told = await at_ann.until("members.changed")
             assert told == {"came": [], "barred": [bob.node]}
             found = (await ann.peers())["bob"]
-            assert (found.standing, found.linked, found.address) == ("departed", False, None)
+            assert (found.standing, found.linked, found.address) == ("revoked", False, None)
 
     trio.run(scene)
 
@@ -540,7 +548,7 @@ def test_the_index_knows_all_of_it(tmp_path):
         async with open_houses(ann):
             index = await ann.get(api.INDEX, api.Index)
             routes = [one for one in index.routes if one.path.startswith(api.MESH)]
-            assert len(routes) == 18
+            assert len(routes) == 21
             assert all(one.what for one in routes)
             told = {"link.changed", "members.changed", "join.waits"}
             assert told <= {one.kind for one in index.events}
@@ -553,8 +561,9 @@ def test_what_the_settings_and_the_network_say_reaches_the_mesh(tmp_path):
     (network,) = [one for one in ann.frame._services if one.name == "network"]
     assert network._changed == ann.mesh.service.network_changed
     assert ann.mesh.service._offer_bytes == 0
-    ann.settings = replace(ann.settings, offer_bytes=10**9)
+    ann.settings = replace(ann.settings, offer_bytes=10**9, grace_s=3 * 86_400)
     told = ann.frame._reload()
-    assert (told.changed, told.waiting) == (["offer_bytes"], [])
+    assert (told.changed, told.waiting) == (["grace_s", "offer_bytes"], [])
     assert ann.mesh.service._offer_bytes == 10**9
+    assert ann.mesh.service._grace_s == 3 * 86_400
     assert ann.frame._reload().changed == []

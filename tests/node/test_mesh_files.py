@@ -1,15 +1,18 @@
 import errno
 import os
+import shutil
 import stat
 
 import pytest
 import trio
 
-from core import limits
+from core import codec, limits
 from core.errors import FormatError, LimitExceeded, NewerFormat, PortalError
+from mesh.members.bodies import Kind, Numbered
 from mesh.members.membership import Changes
 from mesh.wire import Address
-from node.mesh_files import Entrance, MeshFiles
+from node import mesh_files
+from node.mesh_files import Damaged, Entrance, MeshFiles, Unusable
 from tests.support.memberships import found, person
 
 ANN, BOB, CYD = person("ann"), person("bob"), person("cyd")
@@ -20,7 +23,7 @@ def kept(tmp_path):
     """Files that hold a mesh of Ann's."""
     replica = found(ANN)
     files = MeshFiles(tmp_path)
-    files.begin(replica.membership)
+    files.begin(replica.membership, ANN.node)
     return files, replica, tmp_path / "mesh" / "members"
 
 
@@ -68,7 +71,7 @@ def test_what_is_saved_is_appended_and_synced_before_it_returns(kept, monkeypatc
     save(files, news(replica, BOB))
     save(files, news(replica, CYD))
     assert synced[-1] == members.read_bytes() == replica.membership.dump()
-    assert len(synced) == 2
+    assert len(set(synced)) == 2
     assert synced[0].startswith(before)
     assert files.load().can(CYD.node, 0)
 
@@ -82,7 +85,7 @@ def test_wherever_an_append_was_torn_the_rest_is_read_and_goes_on(kept):
     first = len(whole) + 4 + len(changes.added[0].data)
     for size in range(len(whole), len(full), 7):
         members.write_bytes(full[:size])
-        known = files.load()
+        known = files.take_up(ANN.node).membership
         left = whole if size < first else full[:first]
         assert members.read_bytes() == left == known.dump()
         known.receive_untrusted(op.data for op in changes.added)  # from a peer
@@ -95,7 +98,7 @@ def test_what_a_disk_left_empty_behind_the_records_is_cut_off(kept):
     files, _, members = kept
     whole = members.read_bytes()
     members.write_bytes(whole + bytes(4_096))
-    files.load()
+    assert files.take_up(ANN.node).is_whole
     assert members.read_bytes() == whole
 
 
@@ -179,6 +182,15 @@ def test_absences_are_replaced(kept):
     assert stat.S_IMODE((members.parent / "presence").stat().st_mode) == 0o600
 
 
+def test_drafts_are_replaced(kept):
+    files, _, members = kept
+    assert files.drafts() is None
+    for data in (b"two of them", b"none"):
+        trio.run(files.save_drafts, data)
+        assert files.drafts() == data
+    assert stat.S_IMODE((members.parent / "drafts").stat().st_mode) == 0o600
+
+
 @pytest.mark.parametrize("at", [Address("192.0.2.1", 9), Address("2001:db8::1", 27272)])
 def test_who_let_us_in_is_remembered(tmp_path, at):
     files = MeshFiles(tmp_path)
@@ -196,3 +208,182 @@ def test_a_door_that_is_none_is_refused(tmp_path):
         door.write_bytes(damaged)
         with pytest.raises(FormatError):
             files.entrance()
+
+
+# --- whether all is there that we wrote -----------------------------------------------------------
+
+
+def put_back(home, place):
+    """The home is lost, and comes back as a backup had it, times included."""
+    copy = place / "a backup"
+    shutil.copytree(home, copy, symlinks=True)
+    shutil.rmtree(home)
+    shutil.copytree(copy, home, symlinks=True)
+
+
+def is_whole(home, own=ANN.node):
+    return MeshFiles(home).take_up(own).is_whole
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A home of Ann's, in which she has founded a mesh."""
+    place = tmp_path / "home"
+    place.mkdir()
+    MeshFiles(place).begin(found(ANN).membership, ANN.node)
+    return place
+
+
+def test_a_home_is_whole_until_it_comes_back_from_a_copy(home, tmp_path):
+    assert is_whole(home)
+    assert is_whole(home)
+    home = home.rename(home.with_name("moved"))  # it is the same
+    assert is_whole(home)
+    put_back(home, tmp_path)
+    assert not is_whole(home)
+    assert not is_whole(home)
+
+
+def test_a_copy_is_whole_again_once_somebody_says_so(home, tmp_path):
+    put_back(home, tmp_path)
+    files = MeshFiles(home)
+    assert not files.take_up(ANN.node).is_whole
+    trio.run(files.vouch)
+    assert is_whole(home)
+    put_back(home, tmp_path / "again")
+    assert not is_whole(home)
+
+
+def test_without_the_file_or_with_another_nothing_is_whole(home):
+    own = home / "mesh" / "own"
+    kept = own.read_bytes()
+    for harm in (b"", b"nonsense", kept[:-1], codec.encode([1, 5, 1]), codec.encode([2, 5, 1])):
+        own.write_bytes(harm)
+        assert not is_whole(home)
+    own.write_bytes(kept)
+    assert is_whole(home)
+    (home / "mesh" / "anchor").unlink()
+    assert not is_whole(home)
+    (home / "mesh" / "anchor").touch()
+    assert not is_whole(home)
+
+
+def test_an_operation_of_ours_that_is_missing_is_found_out(home):
+    replica, members = found(ANN), home / "mesh" / "members"
+    before = members.read_bytes()
+    files = MeshFiles(home)
+    files.take_up(ANN.node)
+    save(files, news(replica, BOB))
+    assert is_whole(home)
+    after = members.read_bytes()
+    members.write_bytes(before)
+    assert not is_whole(home)
+    members.write_bytes(after)
+    assert is_whole(home)
+    guest = replica.of(BOB)
+    guest.force(Kind.EPOCH, Numbered(1, bytes(32)))
+    members.write_bytes(guest.membership.dump())
+    assert is_whole(home)
+    members.write_bytes(after)  # an operation of another is missing
+    assert is_whole(home)
+
+
+def test_what_was_appended_before_the_end_of_a_process_counts_from_the_next_start_on(
+    home, monkeypatch
+):
+    replica, members, own = found(ANN), home / "mesh" / "members", home / "mesh" / "own"
+    files, behind = MeshFiles(home), own.read_bytes()
+    files.take_up(ANN.node)
+    changes, before = news(replica, BOB), members.read_bytes()
+    save(files, changes)
+    counted = own.read_bytes()
+    own.write_bytes(behind)  # killed between the two: nobody was told
+    assert is_whole(home)
+    assert own.read_bytes() == counted
+    members.write_bytes(before)
+    assert not is_whole(home)
+
+
+def test_a_copy_does_not_vouch_for_itself_by_what_others_bring(home, tmp_path):
+    replica = found(ANN)
+    put_back(home, tmp_path)
+    files = MeshFiles(home)
+    files.take_up(ANN.node)
+    save(files, news(replica, BOB))  # ours, and we had forgotten them
+    assert not is_whole(home)
+
+
+def test_who_came_in_where_it_may_have_been_before_is_not_whole(tmp_path):
+    files = MeshFiles(tmp_path)
+    files.begin(found(ANN).membership)
+    assert not files.take_up(ANN.node).is_whole
+    assert not files.are_whole(ANN.node)
+
+
+# --- damage ---------------------------------------------------------------------------------------
+
+
+def test_a_damaged_list_is_mended_and_kept_beside(kept):
+    files, replica, members = kept
+    whole = members.read_bytes()
+    save(files, news(replica, BOB))
+    save(files, news(replica, CYD))
+    full = members.read_bytes()
+    at = len(whole) + 60
+    damaged = full[:at] + bytes([full[at] ^ 1]) + full[at + 1 :]
+    for number in (1, 2):
+        members.write_bytes(damaged)
+        found_there = files.take_up(ANN.node)
+        assert not found_there.is_whole
+        assert "of 5 entries 4 are lost" in str(found_there.harm)
+        assert f"members.damaged-{number}" in str(found_there.harm)
+        assert members.with_name(f"members.damaged-{number}").read_bytes() == damaged
+        assert members.read_bytes() == whole
+        assert stat.S_IMODE(members.stat().st_mode) == 0o600
+        assert files.take_up(ANN.node).harm is None
+
+
+@pytest.mark.parametrize(
+    ("harm", "error", "words"),
+    [
+        (lambda data: b"", Damaged, ("not a list of members", "portal recover ADDRESS")),
+        (lambda data: data[:5], Damaged, ("is empty", "portal leave --quietly")),
+        (lambda data: data[:80] + b"X" + data[81:], Damaged, ("is damaged: ",)),
+        (lambda data: data[:4] + b"\x02" + data[5:], NewerFormat, ("newer Portal",)),
+    ],
+)
+def test_a_list_that_cannot_be_used_is_left_alone_and_says_what_to_do(kept, harm, error, words):
+    files, _, members = kept
+    harmed = harm(members.read_bytes())
+    members.write_bytes(harmed)
+    with pytest.raises(error) as raised:
+        files.take_up(ANN.node)
+    with pytest.raises(error):
+        files.are_whole(ANN.node)
+    for word in (str(members), *words):
+        assert word in str(raised.value)
+    assert [file.name for file in members.parent.glob("members*")] == ["members"]
+    assert members.read_bytes() == harmed
+
+
+def test_a_list_that_cannot_be_read_says_what_to_do(kept, monkeypatch):
+    files, _, members = kept
+
+    def refuse(path, _size_max):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(mesh_files, "read_bounded", refuse)
+    with pytest.raises(Unusable, match="cannot be read: Permission denied") as raised:
+        files.take_up(ANN.node)
+    assert "chmod u+rw" in raised.value.hint
+    assert raised.value.where == str(members)
+
+
+def test_files_that_are_set_aside_leave_room(kept):
+    files, replica, members = kept
+    whole = members.read_bytes()
+    aside = files.set_aside("old")
+    assert aside.name.startswith("mesh.old-")
+    assert (aside / "members").read_bytes() == whole
+    assert not files.are_there
+    files.begin(replica.membership, ANN.node)

@@ -122,6 +122,12 @@ def play(scene, *args):
     trio.run(scene, *args)
 
 
+async def left(seat):
+    found = await seat.service.leave()
+    assert found.mesh == "home"
+    return found.files, found.heard
+
+
 async def refused(seat, invitation, error, match=None):
     with pytest.raises(error, match=match) as raised:
         await seat.join(invitation)
@@ -305,7 +311,7 @@ def test_who_leaves_tells_the_others_sets_the_files_aside_and_may_join_again(tmp
         async with a_mesh(tmp_path, "ann", "bob", "cyd") as (ann, bob, cyd):
             members = (bob.home / "mesh" / "members").read_bytes()
             at = bob.service.mesh.local
-            aside, heard = await bob.service.leave()  # the phrase is here
+            aside, heard = await left(bob)  # the phrase is here
             assert heard
             assert (aside / "members").read_bytes().startswith(members)
             assert not (bob.home / "mesh").exists()
@@ -340,7 +346,7 @@ def test_leaving_takes_the_phrase_where_the_device_may_not_administer(tmp_path):
             words = ann.service.words(Act.LEAVE, ann.service.find("ann"))
             identity.open(ann.home).forget_phrase()
             assert not ann.service.needs_phrase(words)
-            _, heard = await ann.service.leave()
+            _, heard = await left(ann)
             assert not heard
 
     play(scene)
@@ -351,7 +357,7 @@ def test_who_was_put_out_only_sets_the_files_aside(tmp_path):
         async with a_mesh(tmp_path, "ann", "bob") as (ann, bob):
             await ann.service.revoke(ann.service.find("bob"))
             await bob.until(lambda: not bob.peers())
-            aside, heard = await bob.service.leave()
+            aside, heard = await left(bob)
             assert not heard
             assert aside.is_dir()
             await bob.join(await ann.invite())
@@ -364,13 +370,14 @@ async def comes_back(seat, person, at):
     root = Root.from_entropy(identity.open(person.home).recovery_kit().entropy)
     new = Seat(seat.parent, seat.name, as_one_of=root)
     device, key = identity.open(new.home), root.user_identity()
-    shown, seen = await mesh_entry.look(device, key, [at], None, now_ms)
+    shown, seen, _ = await mesh_entry.look(device, key, [at], None, now_ms)
     assert (shown.state.name, seen.at) == ("home", at)
-    membership, entrance = await mesh_entry.by_phrase(device, key, at, shown.mesh_id, now_ms)
-    assert entrance == seen
-    assert membership.member(entrance.node).is_active
-    new.service.files.save_entrance(entrance)
-    new.service.files.begin(membership)
+    came = await mesh_entry.by_phrase(device, key, at, shown.mesh_id, now_ms)
+    assert came.entrance == seen
+    assert came.membership.member(seen.node).is_active
+    assert came.is_new
+    new.service.files.save_entrance(seen)
+    new.service.files.begin(came.membership, device.node)
     return new
 
 
@@ -401,7 +408,7 @@ def test_machines_of_ones_own_are_nobody_to_tell(tmp_path):
             new = await comes_back(tmp_path / "ann's", ann, ann.service.mesh.local)
             async with running(new):
                 await ann.until(lambda: ann.peers() == {new.node})
-                _, heard = await ann.service.leave()
+                _, heard = await left(ann)
                 assert not heard
 
     play(scene)
@@ -423,6 +430,20 @@ def test_a_change_of_the_network_is_heeded_in_a_mesh_and_no_matter_without(tmp_p
                 place.address for place in mesh.whereabouts.book.of(ann.node, now_ms()).places
             }
             assert moved in places
+
+    play(scene)
+
+
+def test_the_owner_s_patience_is_in_force_before_and_after_the_start(tmp_path):
+    async def scene():
+        ann = Seat(tmp_path, "ann", admin=True)
+        ann.service.grace(3 * 86_400)
+        async with running(ann):
+            await ann.service.found("home")
+            presence = ann.service.mesh.liveness.presence
+            assert presence.grace_s(ann.node) == 3 * 86_400
+            ann.service.grace(4 * 86_400)
+            assert presence.grace_s(ann.node) == 4 * 86_400
 
     play(scene)
 

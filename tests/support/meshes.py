@@ -22,6 +22,7 @@ class Files:
     members: list[Changes] = field(default_factory=list)
     records: list[bytes] = field(default_factory=list)
     presence: list[bytes] = field(default_factory=list)
+    drafts: list[bytes] = field(default_factory=list)
 
     async def save_members(self, changes: Changes) -> None:
         await trio.lowlevel.checkpoint()
@@ -34,6 +35,10 @@ class Files:
     async def save_presence(self, data: bytes) -> None:
         await trio.lowlevel.checkpoint()
         self.presence.append(data)
+
+    async def save_drafts(self, data: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        self.drafts.append(data)
 
 
 @dataclass

@@ -1,12 +1,13 @@
 import pytest
 
+from core import limits
 from core.device_cert import Role
 from core.errors import FormatError, IntegrityError, NewerFormat
-from mesh.members.bodies import Kind, RevokeUser, UserRole
+from mesh.members.bodies import Kind, Numbered, RevokeUser, UserRole
 from mesh.members.bodies import Reason as Why
 from mesh.members.membership import LOG_HEADER, Membership, log_record
 from mesh.members.rules import Void
-from tests.support.memberships import NOW_MS, a_mesh, found, genesis_of, person
+from tests.support.memberships import NOW_MS, Replica, a_mesh, found, genesis_of, person
 
 F, A, B = map(person, "FAB")
 
@@ -140,3 +141,57 @@ def test_a_void_operation_of_our_own_is_not_written():
     assert guest.membership.write(data) == Void.NO_QUORUM
     assert len(guest.membership.set) == len(mesh.membership.set)
     assert [m.node for m in guest.membership.devices(A.user)] == [A.node]
+
+
+def records_of(data):
+    """Where each operation begins in a file."""
+    at, found_at = len(LOG_HEADER), []
+    while at < len(data):
+        found_at.append(at)
+        at += 4 + int.from_bytes(data[at : at + 4])
+    return found_at
+
+
+def test_of_a_damaged_file_all_that_is_sound_is_taken():
+    mesh = a_mesh(F, A)
+    mesh.bring(B)
+    data = mesh.membership.dump()
+    places = records_of(data)
+    for number, at in enumerate(places[1:], 1):
+        harmed = bytearray(data)
+        harmed[at + 60] ^= 1
+        kept = Membership.recall_untrusted(bytes(harmed))
+        assert f"of {len(places)} entries" in kept.harm.what
+        ids = {op.id for op in kept.membership.set.ops}
+        below = [op.id for op in mesh.membership.set.ops[:number]]
+        assert ids >= set(below)
+        assert mesh.membership.set.ops[number].id not in ids
+        mesh.tell(Replica(A, kept.membership))  # the rest comes from others
+        assert kept.membership.state.hash() == mesh.membership.state.hash()
+
+
+def test_a_length_that_leads_nowhere_is_damage_and_a_torn_end_is_not():
+    data = a_mesh(F, A).membership.dump()
+    at = records_of(data)[2]
+    for harm in (b"\xff\0\0\0", b"\0\0\xff\xff"):
+        kept = Membership.recall_untrusted(data[:at] + harm + data[at + 4 :])
+        assert "its end is lost" in kept.harm.what
+        assert len(kept.membership.set) == 2
+        assert kept.size == at
+    hole = data[:at] + bytes(4) + data[at + 4 :]
+    assert "its end is lost" in Membership.recall_untrusted(hole).harm.what
+    for torn in (data[: at + 50], data[: at + 2], data[:at], data[:at] + bytes(99)):
+        assert Membership.recall_untrusted(torn).harm is None
+
+
+def test_what_an_author_wrote_beyond_its_bound_and_others_built_on_is_no_damage(monkeypatch):
+    mesh = found(F)
+    mesh.bring(A)
+    mesh.author.next_epoch(bytes(32), NOW_MS)
+    guest = mesh.of(A)
+    guest.force(Kind.EPOCH, Numbered(2, bytes(32)))
+    data = guest.membership.dump()
+    monkeypatch.setattr(limits, "OPERATIONS_PER_AUTHOR_MAX", 3)
+    kept = Membership.recall_untrusted(data)
+    assert kept.harm is None
+    assert len(kept.membership.set) == len(guest.membership.set)

@@ -5,7 +5,6 @@ import pytest
 from core.device_cert import Role
 from mesh.members.authoring import NotAllowed
 from mesh.members.bodies import (
-    Context,
     Drop,
     Grant,
     Kind,
@@ -16,19 +15,18 @@ from mesh.members.bodies import (
     UserRole,
 )
 from mesh.members.bodies import Reason as Why
+from mesh.members.operation import Proposal
 from mesh.members.rules import Void
 from mesh.members.signers import quorum
-from mesh.members.state import Concern, Standing
+from mesh.members.state import Standing
 from tests.support.memberships import (
     NOW_MS,
+    Replica,
     a_mesh,
-    concerns,
     found,
     person,
     revoke,
-    seeded_key,
     standing,
-    terms,
     why,
 )
 
@@ -188,6 +186,56 @@ def test_a_proposal_kept_in_a_drawer_knows_only_what_it_knew():
     assert not mesh.is_admin(A)
 
 
+def replayed(mesh, by, op_id):
+    """The signatures of an operation, hung under another one by somebody who has seen them."""
+    op = next(op for op in mesh.membership.set.ops if op.id == op_id)
+    paper = Proposal(op.mesh, op.kind, op.parents, op.body)
+    writer = Replica(by, mesh.membership)
+    return mesh.take(writer.author.next(op.kind, op.body, NOW_MS, paper, op.cosigns))
+
+
+def test_signatures_that_were_used_put_nobody_out_again():
+    mesh = a_mesh(F, A, B, C)
+    mesh.bring(D)
+    signers = [(who, who.device) for who in (F, B, C)]
+    dropped = mesh.cosigned(Kind.DROP, Drop(A.user, UserRole.ADMIN), signers)
+    mesh.cosigned(Kind.GRANT, Grant(A.user, UserRole.ADMIN), signers)
+    stopped = mesh.cosigned(Kind.SUSPEND_DEVICE, SuspendDevice(A.user, A.node), signers)
+    lift = SuspendDevice(A.user, A.node, stopped)
+    mesh.cosigned(Kind.SUSPEND_DEVICE, lift, signers)
+    assert mesh.is_admin(A)
+    for used in (dropped, stopped):
+        assert why(mesh, replayed(mesh, D, used)) is None
+        assert mesh.is_admin(A)
+    mesh.invite()
+    assert signers_of(mesh).admin_count(last(mesh)) == 4
+    out = mesh.cosigned(*revoke(A), signers)
+    mesh.bring(A)
+    assert mesh.is_active(A)
+    assert why(mesh, replayed(mesh, D, out)) is None
+    assert mesh.is_active(A)
+    again = mesh.cosigned(*revoke(A), signers)  # a new paper does
+    assert why(mesh, again) is None
+    assert standing(mesh, A) == Standing.DEPARTED
+
+
+def test_a_paper_that_counts_for_nothing_shields_nobody():
+    # D hangs the paper by which A will be dropped under an operation before enough have signed it,
+    # and A is made an admin once more in knowledge of that: it was no removal.
+    mesh = a_mesh(F, A, B, C)
+    mesh.bring(D)
+    paper = mesh.author.propose(Kind.DROP, Drop(A.user, UserRole.ADMIN))
+    few = [paper.cosigned(B.device, B.user)]
+    hand = Replica(D, mesh.membership).author
+    void = mesh.take(hand.next(paper.kind, paper.body, NOW_MS, paper, few))
+    assert why(mesh, void) == Void.NO_QUORUM
+    mesh.cosigned(Kind.GRANT, Grant(A.user, UserRole.ADMIN), [(B, B.device), (C, C.device)])
+    enough = [paper.cosigned(who.device, who.user) for who in (F, B, C)]
+    full = mesh.take(mesh.author.next(paper.kind, paper.body, NOW_MS, paper, enough))
+    assert why(mesh, full) is None
+    assert not mesh.is_admin(A)
+
+
 def test_an_admitter_is_made_and_unmade_by_one_admin():
     mesh = a_mesh(F, A, B)
     mesh.bring(C)
@@ -241,180 +289,3 @@ def test_void_epochs_do_not_stop_the_next():
     guest.tell(mesh)
     mesh.author.next_epoch(bytes(32), NOW_MS)
     assert mesh.membership.state.epoch.number == 2
-
-
-# --- cuts and equivocation ------------------------------------------------------------------------
-
-
-def test_a_cut_voids_what_came_after_it():
-    mesh = a_mesh(F, B)
-    mesh.bring(A, role=UserRole.ADMITTER)
-    theirs = mesh.of(A)
-    cut = mesh.membership.set.heads[0].id
-    voucher = theirs.invite()
-    theirs.tell(mesh)
-    mesh.author.revoke_user(A.user, Why.COMPROMISED, NOW_MS, cut)
-    assert mesh.membership.invite(voucher.public) is None
-
-
-def test_a_cut_keeps_admissions_others_have_built_on_and_lists_them():
-    mesh = a_mesh(F, B)
-    mesh.bring(A, role=UserRole.ADMITTER)
-    cut = mesh.membership.set.heads[0].id
-    theirs = mesh.of(A)
-    kept = theirs.admit(C, theirs.invite())
-    theirs.tell(mesh)
-    mesh.invite()  # somebody else goes on from there
-    theirs.tell(mesh)
-    lost = theirs.admit(D, theirs.invite())
-    theirs.tell(mesh)
-    mesh.author.revoke_user(A.user, Why.COMPROMISED, NOW_MS, cut)
-    assert mesh.is_active(C)
-    assert why(mesh, kept) is None
-    assert why(mesh, lost) == Void.AUTHOR
-    assert mesh.membership.member(D.node) is None
-    reviews = mesh.membership.reviews()
-    assert [r.operations for r in reviews if r.concern == Concern.KEPT_ADMISSION] == [(kept,)]
-
-
-def test_those_who_came_behind_the_cut_do_not_vouch_for_each_other():
-    mesh = a_mesh(F, B)
-    mesh.bring(A, role=UserRole.ADMITTER)
-    cut = mesh.membership.set.heads[0].id
-    theirs = mesh.of(A)
-    theirs.admit(C, theirs.invite())
-    voucher = theirs.invite()
-    puppet = theirs.of(C)
-    theirs.admit(D, voucher)
-    theirs.tell(puppet)
-    puppet.force(Kind.SUSPEND_DEVICE, SuspendDevice(C.user, C.node))
-    puppet.meet(mesh)
-    mesh.author.revoke_user(A.user, Why.COMPROMISED, NOW_MS, cut)
-    assert mesh.membership.member(C.node) is None
-    assert mesh.membership.member(D.node) is None
-
-
-def test_one_admin_cannot_cut_off_what_somebody_did_as_an_admin():
-    # F founded everything, then stepped down. A alone must not undo the appointments of F.
-    mesh = a_mesh(F, A, B, C)
-    mesh.author.drop(F.user, UserRole.ADMIN, NOW_MS)
-    genesis = mesh.membership.set.ops[0].id
-    one = mesh.of(A)
-    assert why(one, one.force(*revoke(F, genesis))) == Void.NO_QUORUM
-    assert one.is_admin(C)
-    assert why(one, one.force(*revoke(F))) is None
-    assert one.is_admin(C)
-
-
-def test_nobody_cuts_off_their_own_past():
-    mesh = a_mesh(F, A, B)
-    genesis = mesh.membership.set.ops[0].id
-    op = mesh.cosigned(*revoke(F, genesis), [(F, F.key)])
-    assert why(mesh, op) == Void.NO_QUORUM
-
-
-def test_a_cut_names_something_known():
-    mesh = a_mesh(F, B)
-    mesh.bring(A)
-    assert why(mesh, mesh.force(*revoke(A, bytes(32)))) == Void.NO_REFERENCE
-
-
-def fork(mesh, who, kind, body, other):
-    """The same number twice; the ids of both."""
-    here, there = mesh.of(who), mesh.of(who)
-    one, two = here.force(kind, body), there.force(kind, other)
-    here.tell(mesh)
-    return one, two, there
-
-
-def test_two_operations_with_one_number_suspend_their_author_for_everyone():
-    mesh = a_mesh(F, B)
-    mesh.bring(A, role=UserRole.ADMITTER)
-    mesh.bring(C)
-    context = Context(mesh.membership.mesh_id, A.node)
-    v, w = seeded_key("v"), seeded_key("w")
-    first, second = terms(v).signed(v, context), terms(w).signed(w, context)
-    one, two, there = fork(mesh, A, Kind.INVITE, first, second)
-    assert mesh.is_active(A)
-    changes = there.tell(mesh)
-    assert changes.barred == (A.node,)
-    assert standing(mesh, A) == Standing.SUSPENDED
-    assert {why(mesh, one), why(mesh, two)} == {Void.AUTHOR}
-    (review,) = [r for r in changes.reviews if r.concern == Concern.EQUIVOCATION]
-    assert set(review.operations) == {one, two}
-    # The proof is portable: both operations show it to anybody.
-    fresh = found(F)
-    fresh.membership = fresh.of(F).membership
-    for op in mesh.membership.set.ops:
-        fresh.membership.receive_untrusted([op.data])
-    assert standing(fresh, A) == Standing.SUSPENDED
-
-
-def test_nobody_is_framed_by_the_same_operation_twice():
-    mesh = found(F)
-    mesh.bring(A)
-    data = mesh.membership.set.ops[-1].data
-    assert mesh.membership.receive_untrusted([data, data]).added == ()
-    assert mesh.is_active(F)
-
-
-def test_admissions_others_have_built_on_survive_an_equivocation():
-    mesh = a_mesh(F, B)
-    mesh.bring(A, role=UserRole.ADMITTER)
-    theirs = mesh.of(A)
-    voucher = theirs.invite()
-    theirs.tell(mesh)
-    backup = theirs.of(A)  # the disk image that is restored later
-    kept = theirs.admit(C, voucher)
-    theirs.tell(mesh)
-    mesh.invite()
-    backup.invite()
-    backup.tell(mesh)
-    assert standing(mesh, A) == Standing.SUSPENDED
-    assert why(mesh, kept) is None
-    assert mesh.is_active(C)
-    assert Concern.KEPT_ADMISSION in concerns(mesh)
-
-
-def test_what_a_device_did_before_it_equivocated_stays():
-    mesh = a_mesh(F, B)
-    mesh.bring(A, role=UserRole.ADMITTER)
-    theirs = mesh.of(A)
-    theirs.admit(C, theirs.invite())
-    theirs.tell(mesh)
-    here, there = mesh.of(A), mesh.of(A)
-    here.invite()
-    there.invite(approve=True)
-    here.tell(mesh)
-    there.tell(mesh)
-    assert standing(mesh, A) == Standing.SUSPENDED
-    assert mesh.is_active(C)
-
-
-def test_whoever_was_kept_does_not_keep_others_who_came_the_same_way():
-    mesh = a_mesh(F, B)
-    mesh.bring(A, role=UserRole.ADMITTER)
-    cut = mesh.membership.set.heads[0].id
-    theirs = mesh.of(A)
-    theirs.admit(C, theirs.invite())
-    theirs.tell(mesh)
-    mesh.invite()  # C stays: F has built on it
-    theirs.admit(D, theirs.invite())
-    puppet = theirs.of(C)
-    puppet.force(Kind.SUSPEND_DEVICE, SuspendDevice(C.user, C.node))
-    puppet.tell(mesh)
-    mesh.author.revoke_user(A.user, Why.COMPROMISED, NOW_MS, cut)
-    assert standing(mesh, C) == Standing.SUSPENDED
-    assert mesh.membership.member(D.node) is None
-
-
-def test_a_device_that_was_seen_to_say_two_things_signs_for_nobody():
-    mesh = a_mesh(F, A, B)
-    one, other = mesh.of(A), mesh.of(A)
-    one.invite()
-    other.invite(approve=True)
-    unaware = one.of(F)
-    mesh.meet(one, other)
-    assert why(mesh, mesh.cosigned(*revoke(B), [(A, A.device)])) == Void.NO_QUORUM
-    assert why(mesh, mesh.cosigned(*revoke(B), [(A, A.key)])) is None  # the phrase still does
-    assert why(unaware, unaware.cosigned(*revoke(B), [(A, A.device)])) is None

@@ -4,7 +4,7 @@ import pytest
 
 from core import codec, limits
 from core.errors import FormatError
-from mesh.members.bodies import Unknown
+from mesh.members.bodies import Kind, Numbered, Unknown
 from mesh.members.membership import Membership
 from mesh.members.sync import Exchange, Flag, Message, push_frames, tell_frame
 from tests.support.member_histories import random_history
@@ -55,6 +55,42 @@ def test_who_is_behind_asks_and_who_is_ahead_tells():
     assert kinds(frames).count(Message.WANT) == 1
     assert kinds(frames).count(Message.OPS) == 1
     assert Message.WANT_ALL not in kinds(frames)
+
+
+def test_a_peer_is_level_once_all_it_knows_is_here():
+    mesh = a_mesh(F, A)
+    behind = mesh.of(A)
+    exchange = Exchange(behind.membership)
+    assert not exchange.is_level
+    exchange.on_news(mesh.membership.news())  # the same
+    assert exchange.is_level
+    mesh.bring(B)
+    (question,) = exchange.on_news(mesh.membership.news())
+    assert not exchange.is_level
+    exchange.on_news(mesh.membership.news())  # it says so once more meanwhile
+    assert not exchange.is_level
+    answer = Exchange(mesh.membership).on_frame_untrusted(question).frames
+    for frame in answer:
+        assert not exchange.is_level
+        exchange.on_frame_untrusted(frame)
+    assert exchange.is_level
+    behind.force(Kind.EPOCH, Numbered(1, bytes(32)))
+    exchange.on_news(mesh.membership.news())  # it knows less than we do
+    assert exchange.is_level
+
+
+def test_who_has_nothing_for_us_after_all_is_level():
+    mesh = a_mesh(F, A)
+    exchange = Exchange(mesh.of(A).membership)
+    news = mesh.membership.news()._replace(heads=(bytes(32),), vector=bytes(32))
+    exchange.on_news(news)
+    end = codec.encode([1, int(Message.OPS), int(Flag.END), [], news])
+    assert exchange.on_frame_untrusted(end).frames  # then all operations are named
+    assert not exchange.is_level
+    exchange.on_frame_untrusted(end)
+    assert exchange.is_level
+    assert exchange.on_news(news) == ()
+    assert exchange.is_level
 
 
 def test_both_learn_what_the_other_has():

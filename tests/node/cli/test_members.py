@@ -45,7 +45,7 @@ class Answers:
 
         def ask(_control, path, _wanted, question=None, **_):
             self.asked.append((path, question))
-            return by_path.get(path, api.Done())
+            return by_path.get(path, api.Asked())
 
         monkeypatch.setattr(Control, "post", ask)
         monkeypatch.setattr(Control, "get", ask)

@@ -8,11 +8,14 @@ from core.ids import MeshId
 from core.keys import Root
 from core.recovery_kit import Endpoint, RecoveryKit
 from core.secret import Secret
+from mesh.errors import Unreachable
 from mesh.members.bodies import Reason
+from mesh.pairing import JoinRefused, Refusal
 from mesh.wire import Address
 from node import api, identity
 from node.cli import mesh_return
 from node.control import Control
+from node.mesh_entry import Came
 from node.mesh_files import Entrance, MeshFiles
 from tests.support.home import cheap_passphrases, somebody
 from tests.support.memberships import (
@@ -40,15 +43,16 @@ class Shown:
 
     def __init__(self, monkeypatch, membership):
         self.membership = membership
+        self.is_new = True
         self.asked = []
 
         async def look(mine, key, places, named, _now_ms):
             self.asked.append(("look", places, named))
-            return self.membership, Entrance(ANN.node, places[0])
+            return Came(self.membership, Entrance(ANN.node, places[0]), is_new=False)
 
         async def by_phrase(mine, key, at, mesh, _now_ms):
             self.asked.append(("by_phrase", at, mine.cert.roles))
-            return self.membership, Entrance(ANN.node, at)
+            return Came(self.membership, Entrance(ANN.node, at), is_new=self.is_new)
 
         monkeypatch.setattr("node.mesh_entry.look", look)
         monkeypatch.setattr("node.mesh_entry.by_phrase", by_phrase)
@@ -215,5 +219,67 @@ def test_another_persons_machine_stays_theirs(machine, monkeypatch, old, kit):
     assert not (machine.home / "mesh").exists()
     assert Root.from_entropy(old.recovery_kit().entropy).user_id() == old.user
     with pytest.raises(PortalError, match="in a mesh already"):
-        MeshFiles(machine.home).begin(guest(old))
+        MeshFiles(machine.home).begin(guest(old), identity.header(machine.home).node)
         mesh_return.check_free(machine.home)
+
+
+def refusing(monkeypatch, name, error):
+    async def refuse(*_args):
+        raise error
+
+    monkeypatch.setattr(f"node.mesh_entry.{name}", refuse)
+
+
+@pytest.mark.parametrize("has_home", [False, True])
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [("look", Unreachable("nobody")), ("by_phrase", JoinRefused(Refusal.NOT_ACCEPTED))],
+)
+def test_who_is_not_let_in_finds_the_home_as_it_was(
+    machine, monkeypatch, old, kit, step, error, has_home
+):
+    Shown(monkeypatch, guest(old))
+    if has_home:
+        machine.configure('[node]\nlisten = "127.0.0.1:0"\n')
+    before = sorted(machine.home.iterdir()) if has_home else None
+    argv = ("recover", "192.0.2.7:9", "--kit-file", kit(), "--yes")
+    with monkeypatch.context() as patch:
+        refusing(patch, step, error)
+        machine.here(*argv, code=error.exit_code)
+    assert machine.home.exists() == has_home
+    assert before is None or sorted(machine.home.iterdir()) == before
+    other = somebody(machine.home.with_name("other")).recovery_kit()
+    page = machine.home.with_name("other kit.txt")
+    page.write_bytes(other.text().reveal())  # it was the wrong kit: that of another person
+    machine.here("recover", "192.0.2.7:9", "--kit-file", page, "--yes", code=1)
+    machine.here(*argv)
+
+
+def test_who_looked_and_said_no_has_no_keys(machine, monkeypatch, old, kit):
+    Shown(monkeypatch, guest(old))
+    machine.here("recover", "192.0.2.7:9", "--kit-file", kit(), code=2)
+    assert not machine.home.exists()
+
+
+def test_where_the_answer_was_lost_the_same_machine_asks_again(machine, monkeypatch, old, kit):
+    shown = Shown(monkeypatch, guest(old))
+    argv = ("recover", "192.0.2.7:9", "--kit-file", kit(), "--yes", "--name", "nas")
+    with monkeypatch.context() as patch:
+        refusing(patch, "by_phrase", Unreachable("it ended before we were in"))
+        machine.here(*argv, code=Unreachable.exit_code)
+    node = identity.open(machine.home).node  # the mesh may know it by now
+    machine.here(*argv)
+    assert identity.open(machine.home).node == node
+    assert identity.open(machine.home).cert.name == "nas"
+    assert shown.asked[-1][0] == "by_phrase"
+
+
+def test_keys_that_were_here_stay_when_the_mesh_refuses(machine, monkeypatch, old, kit):
+    Shown(monkeypatch, guest(old))
+    root = Root.from_entropy(old.recovery_kit().entropy)
+    node = identity.recover(machine.home, root, name="x", passphrase=None, now_s=1).node
+    argv = ("recover", "192.0.2.7:9", "--kit-file", kit(), "--yes")
+    one_line(machine.here(*argv, "--name", "nas", code=2), "is called 'x' already")
+    refusing(monkeypatch, "by_phrase", JoinRefused(Refusal.NOT_ACCEPTED))
+    machine.here(*argv, code=1)
+    assert identity.open(machine.home).node == node

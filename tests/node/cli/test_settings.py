@@ -99,3 +99,24 @@ def test_a_mistake_in_the_file_is_named(machine):
     assert "did you mean sources?" in told
     machine.configure("")
     one_line(machine.here("config", "show", "-P", "gone", code=2), "no profile 'gone'")
+
+
+def test_what_the_node_is_told_is_shown_in_its_own_tables(machine):
+    machine.configure('[mesh]\ngrace = "3d"\n[node]\nmetrics = 9464\n')
+    of_node = shown(machine)["node"]
+    assert of_node["mesh.grace"] == {"value": "72h", "origin": "config.toml"}
+    assert of_node["storage.offer"] == {"value": 0, "origin": "built-in"}
+    assert of_node["node.control_socket"] == {"value": None, "origin": "built-in"}
+    text = machine.here("config", "show", "--origin").stdout
+    (line,) = (line for line in text.splitlines() if line.startswith("grace"))
+    assert line.split("#") == [line.split("#")[0], " config.toml"]
+    found = tomllib.loads(text)
+    assert found["mesh"] == {"grace": "72h"}
+    assert found["node"]["metrics"] == "127.0.0.1:9464"
+    assert found["node"]["listen"] == "[::]:27272"
+    before = shown(machine)["node"]
+    tables = text[text.index("[node]") :]
+    machine.configure(tables)  # what is shown can be written there
+    assert {n: one["value"] for n, one in shown(machine)["node"].items()} == {
+        n: one["value"] for n, one in before.items()
+    }

@@ -56,6 +56,28 @@ def test_init_makes_keys_and_a_vault_once(machine, docs):
     assert len(machine.snapshots()) == 1
 
 
+def test_a_machine_is_called_as_it_is_told(machine, disk, tmp_path):
+    machine.here("init", "--name", "Ann's laptop")
+    assert identity.open(machine.home).cert.name == "Ann's laptop"
+    machine.here("init", "-r", disk, "--name", "Ann's laptop")
+    told = one_line(machine.here("init", "-r", tmp_path / "x", "--name", "nas", code=2))
+    assert 'this machine is called "Ann\'s laptop" already' in told
+    new, kit = tmp_path / "new", kit_of(machine, tmp_path)
+    argv = ("recover", "-r", disk, "--kit-file", kit, "--name")
+    one_line(machine.here(*argv, "n" * 65, code=2, home=new), "no name for a machine", "64 bytes")
+    assert not new.exists()
+    machine.here(*argv, "nas", home=new)
+    assert identity.open(new).cert.name == "nas"
+    machine.here(*argv, "nas", home=new)
+    one_line(machine.here(*argv, "box", home=new, code=2), "is called 'nas' already")
+
+
+def test_a_bad_name_makes_nothing(machine):
+    for name in ("", " ", "a\tb"):
+        one_line(machine.here("init", "--name", name, code=2), "is no name for a machine")
+    assert not machine.home.exists()
+
+
 def test_a_second_vault_has_the_same_owner_and_other_keys(machine, disk):
     machine.here("init")
     machine.here("init", "-r", disk)

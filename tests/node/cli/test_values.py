@@ -2,7 +2,7 @@ import pytest
 
 from core.errors import UsageError
 from mesh.wire import Address
-from node.cli.values import parse_endpoint, parse_seconds, parse_size
+from node.cli.values import parse_endpoint, parse_name, parse_seconds, parse_size
 
 MIB = 1 << 20
 
@@ -90,3 +90,27 @@ def test_where_a_node_is(text, host, port):
 def test_what_is_no_address_is_refused(text):
     with pytest.raises(UsageError, match="is no address of a node"):
         parse_endpoint(text)
+
+
+@pytest.mark.parametrize("text", ["nas", "Ann's laptop", "Büro 2", "n" * 64])
+def test_what_a_machine_may_be_called(text):
+    assert parse_name(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "empty"),
+        (" ", "blanks"),
+        (" nas", "blanks"),
+        ("nas\n", "printable"),
+        ("\x1b[31mnas", "printable"),
+        ("n\u202eas", "printable"),
+        ("n" * 65, "longer than 64 bytes"),
+        ("ü" * 33, "longer than 64 bytes"),
+    ],
+)
+def test_what_no_machine_is_called(text, why):
+    with pytest.raises(UsageError, match=why) as raised:
+        parse_name(text)
+    assert str(raised.value).isprintable()
