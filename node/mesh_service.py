@@ -95,12 +95,8 @@ class MeshService:
         self._log = log.part(self.name)
         self._watchers = watchers
         self._running: _Running | None = None
-        self._unusable: PortalError | None = (
-            None  # why we are in no mesh though files of one lie here
-        )
-        self._harm: PortalError | None = (
-            None  # what was mended, until somebody has told us the rest
-        )
+        self._unusable: PortalError | None = None  # why its files here put us in no mesh
+        self._harm: PortalError | None = None  # what was mended, until others told us the rest
         self._offer_bytes = 0
         self._grace_s = 0.0
         self._draft_watchers: list[Callable[[], None]] = []
