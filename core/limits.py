@@ -162,7 +162,7 @@ HOOK_GRACE_SECONDS = 10  # between asking a hook to end and ending it
 TREE_BATCH_FILES_MAX = 1_024  # read or written in one call
 TREE_BATCH_BYTES_MAX = 2 * MIB
 TREE_WRITERS = 2  # threads that write batches of small files
-TREE_BATCH_DIRECTORIES_MAX = 64  # held open for one call; two batches may be held at once
+TREE_BATCH_DIRECTORIES_MAX = 32  # held open for one call; two batches may be held at once
 TREE_BATCH_FILE_BYTES_MAX = 1 * MIB  # a larger one gains nothing in a batch, and is copied
 
 RESTORE_JOBS_WRITTEN_MAX = 4  # chunks whose small files are being written

@@ -207,6 +207,8 @@ class Creation:
                 links.forget(entry)
             self._report(entry.path, e)
         else:
+            if entry.nlink > 1 and stored.entry.hard_link != entry.hard_link:
+                links.forget(entry)  # another file has taken this name
             self._take_in(builder, stored)
 
     def _jobs_of_tar(
@@ -273,6 +275,9 @@ class Creation:
                         yield builder.take_jobs()
             elif data := reader.read(run.length):
                 extents.append(builder.small(data))
+                if builder.jobs_bytes >= limits.THREAD_HOP_BYTES:
+                    self._watch()
+                    yield builder.take_jobs()
             at = reader.at
         extents += builder.hole(max(0, file.entry.size - at))
         size = sum(extent.length for extent in extents)

@@ -7,6 +7,7 @@ import pytest
 
 from core import limits
 from core.archive import create
+from core.archive.builder import Builder
 from core.archive.create import Creation, Options
 from core.archive.extract import Extraction
 from core.archive.reader import ArchiveReader
@@ -21,6 +22,7 @@ from core.tree.entry import Changed, EntryType, entry_of_row
 from core.tree.read_batch import Plain
 from core.tree.restore import Target
 from core.tree.source import Root
+from core.tree.walk import LinkGroups
 from tests.support.archives import KEY_FILE, read_all, small_chunker
 from tests.support.entropy import fixed_entropy
 from tests.support.strange_trees import can_set_xattr, strange_tree
@@ -494,3 +496,48 @@ def test_a_tar_stream_takes_little_memory(tmp_path):
     with pytest.raises(FormatError):  # it has no end, which is found at the end
         Creation(Options(), Reports()).create_from_tar(tmp_path / "a", read)
     assert max(most) <= limits.CHUNKER_BYTES_MAX
+
+
+@pytest.mark.parametrize("size", [10, 3000])
+def test_names_of_a_file_that_lost_its_first_one_are_no_links_to_what_came(
+    tmp_path, tree, small_cuts, monkeypatch, size
+):
+    precious = SOME(size)
+    (tree / "a").write_bytes(precious)
+    os.link(tree / "a", tree / "b")
+    os.link(tree / "a", tree / "c")
+    first_of = LinkGroups.first_of
+
+    def exchanged(links, entry):
+        if entry.path == b"a":
+            (tree / "new").write_bytes(b"saved by an editor")
+            (tree / "new").rename(tree / "a")
+        return first_of(links, entry)
+
+    monkeypatch.setattr(LinkGroups, "first_of", exchanged)
+    archived(tmp_path / "x", tree)
+    contents = read_all((tmp_path / "x").read_bytes())
+    assert contents == {b"a": b"saved by an editor", b"b": precious, b"c": precious}
+    assert entries_of(tmp_path / "x")[b"c"].link == b"b"
+
+
+def test_a_file_of_many_short_stretches_is_not_kept_in_memory(tmp_path, tree, monkeypatch):
+    monkeypatch.setattr(limits, "ARCHIVE_BUNDLE_BYTES_TARGET", 100_000)
+    monkeypatch.setattr(limits, "THREAD_HOP_BYTES", 100_000)
+    at = range(0, 100 << 20, 1 << 20)
+    with (tree / "image").open("wb") as file:
+        for offset in at:
+            file.seek(offset)
+            file.write(SOME(50_000))
+    if (tree / "image").stat().st_blocks * 512 > 50 << 20:
+        pytest.skip("this file system knows no holes")
+    most, take_jobs = 0, Builder.take_jobs
+
+    def counted(builder):
+        nonlocal most
+        most = max(most, builder.jobs_bytes)
+        return take_jobs(builder)
+
+    monkeypatch.setattr(Builder, "take_jobs", counted)
+    archived(tmp_path / "x", tree)
+    assert 100_000 <= most <= 300_000
