@@ -223,6 +223,7 @@ LINK_REST_SECONDS = 25  # the same on a link at rest: NATs forget it after 30
 LINK_REST_DIALLER_SECONDS = 22  # the same for who dialled, so that not both ask at once
 LINK_ANSWER_SECONDS = 3.5  # for what we said to arrive, before the peer is asked
 LINK_TRUST_SECONDS = 6.5  # and given up without an answer
+PROBE_SECONDS_MAX = 1.0  # between signs of life on a silent path, if its round trip is shorter
 LINK_PING_SECONDS = 1.5  # between questions whether it is there
 LINK_UNUSED_SECONDS = 120  # before a link that neither side wants to keep is closed
 DIALS_MAX = 16  # at once

@@ -48,6 +48,14 @@ class _Quic(QuicConnection):
         self.tls._signature_algorithms = [tls.SignatureAlgorithm.ED25519]
         self.tls._supported_groups = [tls.Group.X25519]
 
+    def handle_timer(self, now: float) -> None:
+        super().handle_timer(now)
+        # Each probe doubles the wait for the next, and while they go unanswered nothing else may go
+        # out: a cable that is back has to be noticed before the link is given up.
+        loss, wait_s = self._loss, self._loss.get_probe_timeout()
+        while loss._pto_count and wait_s * 2**loss._pto_count > limits.PROBE_SECONDS_MAX:
+            loss._pto_count -= 1
+
     def _write_stream_limits(self, builder: Any, space: Any, stream: Any) -> None:
         # The parent doubles the limit when half of it is used, so after a long transfer a peer
         # could leave a hole and make us keep all that follows. Ours is a window over what was

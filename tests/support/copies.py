@@ -8,6 +8,7 @@ from collections import OrderedDict, defaultdict
 from types import MethodType
 from typing import Any
 
+from mesh.members.doubts import Doubts
 from mesh.members.evaluate import Evaluation
 from mesh.members.facts import Facts
 from mesh.members.membership import Membership
@@ -16,7 +17,7 @@ from mesh.members.rights import Rights
 from mesh.members.rules import Rules
 from mesh.members.signers import Signers
 
-_MADE_ANEW = (Membership, OpSet, Evaluation, Facts, Rights, Rules, Signers)
+_MADE_ANEW = (Membership, OpSet, Evaluation, Facts, Rights, Doubts, Rules, Signers)
 
 
 def copy_of(membership: Membership) -> Membership:

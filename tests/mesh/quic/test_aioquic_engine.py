@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import inspect
+import itertools
 
 import pytest
 from aioquic import tls
@@ -90,6 +91,23 @@ def test_what_is_lost_is_counted():
         got += b"".join(e.data for e in two.far.events() if isinstance(e, Data))
     assert len(got) == 100_000
     assert sent // 8 - 2 <= two.near.figures().lost <= sent // 7 + 2
+
+
+def test_a_silent_path_is_tried_again_before_the_link_is_given_up():
+    two = Two.connected(KIND)
+    two.near._quic._loss._rtt_smoothed = 0.3  # as on a busy machine
+    stream = two.near.open_stream()
+    two.near.send(stream, bytes(10_000_000))
+    tried = []
+    while len(tried) < 20:  # the cable is cut
+        two.now += 0.01
+        if two.near.outgoing(two.now):
+            tried.append(two.now)
+        if two.near.timer() <= two.now:
+            two.near.tick(two.now)
+    apart = [after - before for before, after in itertools.pairwise(tried)]
+    assert max(apart) <= limits.PROBE_SECONDS_MAX + 0.02
+    assert min(apart[-5:]) > limits.PROBE_SECONDS_MAX / 2 - 0.02  # and not too often
 
 
 @pytest.mark.slow
