@@ -26,8 +26,9 @@ from mesh.link import Link
 from mesh.links import Links, Way
 from mesh.members.authoring import Author, NotAllowed
 from mesh.members.bodies import Body, UserRole
-from mesh.members.drafts import Draft, Drafts, NoDraft, Paper, same_act
+from mesh.members.drafts import Begun, Draft, Drafts, NoDraft, Paper, same_act
 from mesh.members.operation import Cosign
+from mesh.members.rules import Void
 
 _log = logging.getLogger(__name__)
 NOTICE = "draft"
@@ -85,6 +86,7 @@ class Drafting:
                 self._nursery = nursery
                 for link in self._links.all():
                     self._begin(link, nursery)
+                nursery.start_soon(self._wake_when_sure)
                 task_status.started()
                 while True:
                     await self._changed.wait()
@@ -118,15 +120,21 @@ class Drafting:
         raise NoDraft("there is no such draft any more", hint="portal drafts")
 
     async def propose(self, kind: int, body: Body) -> Draft | None:
-        """Begin a draft with the signature of this device, or sign the one of the same act.
+        """Begin a draft with the signature of this device, or go on with the one it has begun.
 
-        None if it is written already with that.
+        None if it is written already with that. What somebody else has begun is not signed by the
+        way: its parents may be of long ago, and void what nobody here meant to.
         """
         user = self._own_user()
-        same = same_act(self.live(), kind, body)
-        if same is not None and self.book.may_sign(same, user):
-            paper = same.paper
+        if user is None:
+            raise NotAllowed(Void.AUTHOR)
+        live, node = self.live(), self._author.node
+        ours = same_act((one for one in live if one.paper.node == node), kind, body)
+        if ours is not None and self.book.may_sign(ours, user):
+            paper = ours.paper
         else:
+            theirs = (one for one in live if self.book.may_sign(one, user))
+            self._check_new(same_act(theirs, kind, body))
             proposal = self._author.propose(kind, body)
             paper = Paper.written(self._author.key, user, proposal, self._now_s())
         return await self.cosign(Draft(paper), paper.proposal.cosigned(self._author.key, user))
@@ -159,10 +167,19 @@ class Drafting:
             self._spread(ended, None)
             await self._keep()
 
-    def _own_user(self) -> UserId:
+    def _check_new(self, same: Draft | None) -> None:
+        if same is None:
+            return
+        by = self._membership.member(same.paper.node)
+        name = by.name if by is not None else same.paper.node.short()
+        raise Begun(
+            f"{name!r} has begun this already, and nothing was signed here",
+            hint=f"portal cosign {same.id.hex()[:8]}",
+        )
+
+    def _own_user(self) -> UserId | None:
         member = self._membership.member(self._author.node)
-        assert member is not None
-        return member.user
+        return None if member is None else member.user  # a damaged list may not know us yet
 
     def _now_s(self) -> int:
         return self._now_ms() // 1_000
@@ -290,6 +307,11 @@ class Drafting:
             await self._keep()
         except (PortalError, OSError) as e:
             _log.warning("drafts are not kept: %s", e)
+
+    async def _wake_when_sure(self) -> None:
+        """What was complete while this node might not write yet is written then."""
+        await self._gossip.remembers.wait()
+        self._changed.set()
 
     async def _complete(self, draft: Draft) -> bool:
         """Write what enough have signed. Whether that was done."""

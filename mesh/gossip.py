@@ -136,6 +136,12 @@ class Gossip:
             await self.remembers.wait()
         self._past.check()
 
+    def insist(self) -> None:
+        """Wait for nobody any more: a person says that all who will ever come were heard."""
+        if self._past is not None:
+            self._past.insist()
+            self._look()
+
     async def _look_back(self) -> None:
         """Listen to those who can be reached; a peer that goes on and on does not hold us up."""
         for seconds in (limits.RECOLLECTION_SECONDS, limits.GOSSIP_SECONDS):

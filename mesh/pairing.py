@@ -48,6 +48,7 @@ from mesh.errors import NotTrusted
 from mesh.invite import MESH_PREFIX_BYTES
 from mesh.leaf import leaf_hash
 from mesh.members.authoring import Author, NotAllowed
+from mesh.members.bodies import cert_of
 from mesh.members.joining import Join, Recover
 from mesh.members.membership import Changes, Membership
 from mesh.members.rules import Void
@@ -318,9 +319,18 @@ class Greeter:
             raise Stranger
         self._kem = recover.kem
         member = self._membership.member(recover.cert.node)
-        if member is not None and member.is_active:
-            return self._answer(member.node, Changes())
-        return self._write(recover.cert, lambda: self._author.add_device(signed, now_ms), now_ms)
+        is_in = member is not None and member.is_active
+        if is_in and not self._is_newer(recover.cert):
+            return self._answer(recover.cert.node, Changes())
+        outcome = self._write(recover.cert, lambda: self._author.add_device(signed, now_ms), now_ms)
+        if is_in and not outcome.changes.added:  # it is welcome all the same
+            return self._answer(recover.cert.node, Changes())
+        return outcome
+
+    def _is_newer(self, cert: DeviceCert) -> bool:
+        ops = self._membership.set
+        known = (cert_of(ops.ops[i].body) for i in ops.introduced(cert.node))
+        return all(one is None or one.created_s < cert.created_s for one in known)
 
     # --- the answer -------------------------------------------------------------------------------
 

@@ -68,6 +68,10 @@ class Recollection:
         if self.is_whole:
             self.is_sure = True
 
+    def insist(self) -> None:
+        """A person says that who has not been heard never will be: the risk is this device's."""
+        self.is_sure = True
+
     def look(self) -> bool:
         """Whether all is remembered by now; to be asked again when members have changed."""
         if not self.is_sure:
@@ -102,17 +106,18 @@ class Recollection:
         if self.is_whole:
             return "the others have not said yet what they know of this machine"
         return (
-            "this machine came back from a copy, or its list of members was damaged:"
-            " it decides nothing before the others have told what it wrote"
+            "its files here were put back from a copy, moved or damaged:"
+            " this machine decides nothing before the others have told what it wrote"
         )
 
     def _hint(self) -> str:
         if not self._others():
             return (
-                "it knows nobody it could ask: portal recover ADDRESS, where somebody has joined;"
-                " else portal leave --quietly, and begin anew"
+                "it knows nobody it could ask; if nobody can have joined since:"
+                " portal mesh proceed; else portal recover ADDRESS"
             )
         missing = [self._membership.member(node) for node in self._missing()]
         names = [one.name for one in missing if one is not None]
         more = f" and {len(names) - _NAMES_TOLD} more" if len(names) > _NAMES_TOLD else ""
-        return f"not heard yet: {', '.join(names[:_NAMES_TOLD])}{more}"
+        told = ", ".join(names[:_NAMES_TOLD])
+        return f"not heard yet: {told}{more}; if they are gone for good: portal mesh proceed"

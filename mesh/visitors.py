@@ -9,7 +9,7 @@ what only the true mesh can hold: the invite, the id on the kit, or an admission
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from core import codec, crypto, limits
@@ -276,6 +276,8 @@ class Recoverer(_Visitor):
         super().__init__(who, leaf, entropy)
         self._mesh = mesh
         self._user = user
+        # From RECOVER on the mesh may know this device, whatever it answers, if anything.
+        self.before_asking: Callable[[], None] = lambda: None
 
     def _answered_untrusted(self, data: bytes, _now_s: int) -> Progress:
         answers = {Message.LOG: 2, Message.WELCOME: 2, Message.REFUSED: 1}
@@ -300,4 +302,5 @@ class Recoverer(_Visitor):
         )
         signed = recover.signed(self._user, self._who.device)
         self._asked = signed[0]
+        self.before_asking()
         return message(Message.RECOVER, *signed)

@@ -158,6 +158,7 @@ SIGN = "/v1/mesh/sign"
 LEAVE = "/v1/mesh/leave"
 ENTER = "/v1/mesh/enter"
 DEVICE = "/v1/mesh/device"
+PROCEED = "/v1/mesh/proceed"
 KIT = "/v1/mesh/kit"
 DRAFTS = "/v1/mesh/drafts"
 DRAFT = "/v1/mesh/drafts/{draft}"
@@ -262,6 +263,13 @@ class KitPlaces(Answer, frozen=True):
     endpoints: list[Endpoint]
 
 
+class Named(Answer, frozen=True):
+    """Somebody by id; a name is what its owner chose, and may be anything."""
+
+    id: str
+    name: str
+
+
 class Draft(Answer, frozen=True):
     """What several admins must sign, and who has.
 
@@ -280,10 +288,12 @@ class Draft(Answer, frozen=True):
     cut: str  # of revoke: the last operation of theirs that counts, or empty: all that was known
     lifts: str  # of unsuspend: the suspension
     parents: list[str]  # what it knows of the mesh
-    by: str  # the device that began it, by name
+    since: int  # so much the subject did that it does not know of: that may not count then
+    admitted: int  # of those, where they let somebody in
+    by: Named  # the device that began it
     made_s: int
     until_s: int
-    signed_by: list[str]  # a device of each person, by name
+    signed_by: list[Named]  # persons, by a device of theirs
     needed: int  # so many admins
     is_ours: bool  # this machine began it
     is_signed: bool  # by our person

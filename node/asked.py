@@ -10,7 +10,16 @@ from core.crypto import SigningKey
 from core.errors import FormatError
 from core.ids import MeshId, NodeId, UserId
 from mesh.members import bodies
-from mesh.members.bodies import Context, Drop, Grant, Kind, RevokeUser, SuspendDevice, UserRole
+from mesh.members.bodies import (
+    Context,
+    Drop,
+    Grant,
+    Kind,
+    Reason,
+    RevokeUser,
+    SuspendDevice,
+    UserRole,
+)
 from mesh.members.operation import Proposal
 from node import api
 
@@ -21,6 +30,8 @@ _KINDS = {
     "suspend": Kind.SUSPEND_DEVICE,
     "unsuspend": Kind.SUSPEND_DEVICE,
 }
+_REASONS = {Reason.LEFT: "left", Reason.REMOVED: "removed", Reason.COMPROMISED: "compromised"}
+_GROUPS_SHOWN = 3  # of an id: too many for anybody to find a second that begins the same
 _ROLES = {
     UserRole.MEMBER: "a member again",
     UserRole.ADMITTER: "an admitter",
@@ -59,24 +70,31 @@ class Asked(NamedTuple):
         """What is signed, for people; the id says who that is, whatever machines are called."""
         body, told = self.proposal.body, self.told
         if isinstance(body, SuspendDevice):
-            device = f"the device {told.name} ({body.node.short()})"
+            device = f"the device {named(body.node.text(), told.name)}"
             return f"let {device} back" if body.lifts else f"stop {device} for the time being"
         assert isinstance(body, RevokeUser | Grant | Drop)
-        count = f", {len(told.devices)} devices" if len(told.devices) > 1 else ""
-        whom = f"the person of {told.name} ({body.user.short()}{count})"
+        count = f" ({len(told.devices)} devices)" if len(told.devices) > 1 else ""
+        whom = f"the person {named(body.user.text(), told.name)}{count}"
         if isinstance(body, Grant):
             return f"make {whom} {_ROLES[body.role]}"
         if isinstance(body, Drop):
             kept = "a plain member" if body.role == UserRole.ADMITTER else "no admin any more"
             return f"make {whom} {kept}"
+        words = f"put {whom} out for good (reason: {_REASONS[body.reason]})"
         if not body.cut:
-            return f"put {whom} out for good"
-        after = f"nothing they did after operation {body.cut.hex()[:8]} counts"
-        return f"put {whom} out for good; {after}"
+            return words
+        return f"{words}; nothing they did after operation {body.cut.hex()[:8]} counts"
 
     def signed(self, key: SigningKey) -> bytes:
         """The signature of the user key."""
         return self.proposal.cosigned(key, UserId(key.public)).signature
+
+
+def named(who: str, name: str) -> str:
+    """Somebody in what people are to sign: by id, then the name, in quotes that it cannot end."""
+    shown = "-".join(who.split("-")[:_GROUPS_SHOWN])
+    plain = name.replace('"', "'")
+    return f'{shown} "{plain}"'
 
 
 def _hex_untrusted(text: str) -> bytes:

@@ -76,6 +76,7 @@ class Identity:
         self.skipped = tuple(skipped)  # why ways to open it that need no typing did not
         self._keystore = opened
         self._providers = list(providers)
+        self._held: list[Callable[[Keystore], object]] | None = None  # changes yet to be written
         self.cert = DeviceCert.open_untrusted(opened.contents.cert)
 
     @property
@@ -189,9 +190,10 @@ class Identity:
     def add_roles(self, roles: Role, root: Root | None = None, now_s: int = 0) -> None:
         """Let this device do more in the name of its user: a new certificate, by the phrase.
 
-        In a mesh that knows the old one it counts only if it is newer: made now.
+        In a mesh that knows the old one it counts only if it is newer: then say `now_s`, and it is
+        made anew, whatever the old one lets this device do.
         """
-        if roles in self.cert.roles:
+        if roles in self.cert.roles and not now_s:
             return
 
         def change(opened: Keystore) -> None:
@@ -202,7 +204,6 @@ class Identity:
             opened.contents = replace(opened.contents, cert=new.signed_by(user))
 
         self._change(change)
-        self.cert = DeviceCert.open_untrusted(self._keystore.contents.cert)
 
     def user_key(self, root: Root | None = None) -> SigningKey:
         """The key of this person, for what no device may do alone; while the phrase is here."""
@@ -242,34 +243,53 @@ class Identity:
 
     # --- a draft ----------------------------------------------------------------------------------
 
-    def keep(self) -> Callable[[], None]:
-        """Put a draft into its home, which has no identity; gives what takes it back again."""
+    def keep(self) -> None:
+        """Put a draft into its home, which has no identity; the home is as it was if that fails."""
         assert self.is_draft
         path, key = self.home / KEYSTORE, self.home / DEVICE_KEY
-        made = [one for one in (key, path) if not os.path.lexists(one)]
-        had_home = self.home.exists()
-        for provider in _providers_for(self.home, None, use_device_key=True):
-            self._keystore.add_slot(provider)
-            self._providers.append(provider)
-        if not create_private(path, self._keystore.sealed()):
+        new_key = not os.path.lexists(key)
+        new_places = [one for one in (self.home, *self.home.parents) if not one.exists()]
+        sealed = b""
+        try:
+            for provider in _providers_for(self.home, None, use_device_key=True):
+                self._keystore.add_slot(provider)
+                self._providers.append(provider)
+            sealed = self._keystore.sealed()
+            is_ours = create_private(path, sealed)
+        except BaseException:
+            _take_back(path, sealed, key if new_key else None, new_places)
+            raise
+        if not is_ours:  # whoever was quicker may lean on the key file
             raise KeystoreError("another identity took this place meanwhile", where=str(path))
         self.is_draft = False
 
-        def take_back() -> None:
-            for one in made:
-                one.unlink()
-            if not had_home:
-                with suppress(OSError):  # somebody else has put something there meanwhile
-                    self.home.rmdir()
+    def hold(self) -> None:
+        """From now on changes are in memory alone, until `settle`: they may come to nothing."""
+        self._held = []
 
-        return take_back
+    def settle(self) -> None:
+        """Write what was held."""
+        held, self._held = self._held or [], None
+
+        def change(opened: Keystore) -> None:
+            for one in held:
+                one(opened)
+
+        if held:
+            self._change(change)
 
     # --- changing ---------------------------------------------------------------------------------
 
     def _change(self, change: Callable[[Keystore], object]) -> None:
-        if self.is_draft:
+        if self.is_draft or self._held is not None:
             change(self._keystore)
-            return
+            if self._held is not None:
+                self._held.append(change)
+        else:
+            self._write(change)
+        self.cert = DeviceCert.open_untrusted(self._keystore.contents.cert)
+
+    def _write(self, change: Callable[[Keystore], object]) -> None:
         path = self.home / KEYSTORE
         with _locked(self.home):
             opened = keystore.load(path, self._providers)
@@ -474,6 +494,20 @@ def _place(
     if create_private(home / KEYSTORE, made.sealed()):
         return Identity(home, made, providers, created=True)
     return open(home, _given(passphrase))
+
+
+def _take_back(path: Path, sealed: bytes, key: Path | None, places: Sequence[Path]) -> None:
+    """Undo what was begun. The keystore goes first: what leans on a key is not left without it."""
+    with suppress(OSError, PortalError):
+        if read_bounded(path, limits.KEYSTORE_FILE_BYTES_MAX) == sealed != b"":  # nobody else's
+            path.unlink()
+            sync_directory(path.parent)
+    if key is not None and not os.path.lexists(path):
+        with suppress(OSError):
+            key.unlink()
+    for place in places:
+        with suppress(OSError):  # not made, or somebody else has put something there
+            place.rmdir()
 
 
 def _make_home(home: Path) -> None:

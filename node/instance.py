@@ -25,6 +25,21 @@ class AlreadyRunning(PortalError):
 @contextmanager
 def only_one(home: Path, control_socket: Path) -> Iterator[None]:
     """Be the node of this home while the block runs; AlreadyRunning names the other."""
+    with _locked(home) as fd:
+        os.pwrite(fd, b"%d\n%s\n" % (os.getpid(), os.fsencode(control_socket)), 0)
+        yield
+        os.ftruncate(fd, 0)
+
+
+@contextmanager
+def none_runs(home: Path) -> Iterator[None]:
+    """Let no node start here while the block runs; AlreadyRunning if one does run."""
+    with _locked(home):
+        yield
+
+
+@contextmanager
+def _locked(home: Path) -> Iterator[int]:
     fd = os.open(home / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         try:
@@ -36,9 +51,7 @@ def only_one(home: Path, control_socket: Path) -> Iterator[None]:
                 f"another node runs here{who}", where=str(home), hint="portal-node stop"
             ) from None
         os.ftruncate(fd, 0)
-        os.pwrite(fd, b"%d\n%s\n" % (os.getpid(), os.fsencode(control_socket)), 0)
-        yield
-        os.ftruncate(fd, 0)
+        yield fd
     finally:
         os.close(fd)
 

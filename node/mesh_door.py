@@ -66,6 +66,7 @@ class MeshDoor:
         door.post(api.LEAVE, self._leave, api.Leave)
         door.post(api.ENTER, self._enter)
         door.post(api.DEVICE, self._tell_device, api.OwnDevice)
+        door.post(api.PROCEED, self._proceed)
         frame.events.add_kind("link.changed", api.LinkChanged)
         frame.events.add_kind("peer.changed", api.PeerChanged)
         frame.events.add_kind("members.changed", api.MembersChanged)
@@ -92,6 +93,11 @@ class MeshDoor:
             complaint=self.service.complaint(),
             to_sign=self._drafts.waiting(),
         )
+
+    async def _proceed(self, _call: Call[None]) -> api.Done:
+        """Decide again, though some members have not told what they know of this machine."""
+        self.service.proceed()
+        return api.Done()
 
     async def _found(self, call: Call[api.NewMesh]) -> api.Mesh:
         """Begin a mesh with this node as its first member."""

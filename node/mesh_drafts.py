@@ -3,13 +3,15 @@
 from core import limits
 from core.errors import FormatError, UsageError
 from core.ids import NodeId, UserId
-from mesh.members.bodies import Drop, Grant, RevokeUser, SuspendDevice
+from mesh.members.bodies import Drop, Grant, Kind, RevokeUser, SuspendDevice
 from mesh.members.drafts import Draft, NoDraft, Subject
 from mesh.members.membership import Membership
 from node import api, mesh_acts
 from node.door import Call
 from node.frame import Frame
 from node.mesh_service import MeshService, NoMesh
+
+_LETS_IN = {Kind.ADMIT, Kind.APPROVE, Kind.ADD_DEVICE}
 
 
 class DraftDoor:
@@ -75,8 +77,9 @@ class DraftDoor:
         membership, book = mesh.membership, mesh.drafting.book
         paper, body = draft.paper, draft.paper.body
         own = membership.member(mesh.node)
-        assert own is not None
-        may_sign = book.may_sign(draft, own.user)
+        user = None if own is None else own.user  # a damaged list may not know us yet
+        may_sign = user is not None and book.may_sign(draft, user)
+        since = book.since(draft)
         node = body.node if isinstance(body, SuspendDevice) else None
         return api.Draft(
             draft=draft.id.hex(),
@@ -91,13 +94,15 @@ class DraftDoor:
             cut=body.cut.hex() if isinstance(body, RevokeUser) else "",
             lifts=body.lifts.hex() if isinstance(body, SuspendDevice) else "",
             parents=[one.hex() for one in paper.proposal.parents],
-            by=_name_of(membership, paper.user, paper.node),
+            since=len(since),
+            admitted=sum(op.kind in _LETS_IN for op in since),
+            by=_named(membership, paper.user, paper.node),
             made_s=paper.made_s,
             until_s=paper.until_s,
-            signed_by=sorted(_name_of(membership, user, None) for user in book.signers(draft)),
+            signed_by=[_named(membership, user, None) for user in sorted(book.signers(draft))],
             needed=book.needed(draft),
             is_ours=paper.node == mesh.node,
-            is_signed=own.user in book.signers(draft),
+            is_signed=user in book.signers(draft),
             may_sign=may_sign,
             needs_phrase=may_sign and not self._service.may_cosign(),
         )
@@ -116,6 +121,11 @@ def _name_of(membership: Membership, user: UserId, node: NodeId | None) -> str:
         devices = [one for one in devices if one.node == node]
     devices = [one for one in devices if mesh_acts.is_here(one)] or devices
     return devices[0].name if devices else user.short()
+
+
+def _named(membership: Membership, user: UserId, node: NodeId | None) -> api.Named:
+    """A device; or a person, by a device of theirs."""
+    return api.Named(id=(node or user).text(), name=_name_of(membership, user, node))
 
 
 def _signature_untrusted(text: str) -> bytes:

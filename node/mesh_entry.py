@@ -80,13 +80,24 @@ async def look(
 
 
 async def by_phrase(
-    identity: Identity, user: SigningKey, at: Address, mesh: MeshId, now_ms: NowMs
+    identity: Identity,
+    user: SigningKey,
+    at: Address,
+    mesh: MeshId,
+    now_ms: NowMs,
+    before_asking: Callable[[], None],
 ) -> Came:
-    """Come into this mesh, through a member at this address, as a device of our person."""
+    """Come into this mesh, through a member at this address, as a device of our person.
+
+    `before_asking` keeps what must not be lost once the mesh may know this device: it is called
+    when a member listens, right before it is asked.
+    """
     who = newcomer(identity)
 
     def visitor(leaf: bytes) -> Recoverer:
-        return Recoverer(mesh, user, who, leaf)
+        asking = Recoverer(mesh, user, who, leaf)
+        asking.before_asking = before_asking
+        return asking
 
     return await _visit(identity, [at], visitor, now_ms)
 

@@ -2,7 +2,7 @@
 
     members    the signed operations, appended and synced before anybody acts on them
     own        how many of them are ours, and that these files were never put back from a copy
-    anchor     empty, and never touched: no copy of it has its change time
+    anchor-N   empty, and never touched: no copy of it has its change time; N as in own
     records    where others were last; losing it costs time
     presence   who was away for how long; losing it costs patience
     drafts     what admins are to sign together; losing it costs a signature
@@ -12,10 +12,10 @@ Whoever ends the process in the middle of an append leaves a torn record, which 
 off; the operation comes again from a peer. Of a damaged list what is sound is taken up, and the
 damaged file is kept beside it.
 
-What a node wrote it must not forget (mesh/recollection.py). `own` is believed as long as `anchor`
-has the change time it had when `own` was written: that is the time of the system's clock, which
-nobody who puts files back can set. It is missing, too, where a node came into a mesh that may have
-known it before.
+What a node wrote it must not forget (mesh/recollection.py). `own` is believed as long as its
+anchor has the change time it had when `own` was written: that is the time of the system's clock,
+which nobody who puts files back can set. It is missing, too, where a node came into a mesh that may
+have known it before.
 """
 
 import os
@@ -244,18 +244,25 @@ class MeshFiles:
             row = codec.as_versioned_row(codec.decode_untrusted(data), _OWN_VERSION, 3, "own")
             since = codec.as_uint(row[1], 63, "the time of the anchor")
             count = codec.as_uint(row[2], 32, "a number of operations")
-            return count if since == self._anchored() else None
+            return count if since == self._anchored(count) else None
         except (FormatError, OSError):
             return None
 
     def _vouch(self) -> None:
-        create_private(self.folder / _ANCHOR, b"")
-        row = (_OWN_VERSION, self._anchored(), self._written)
+        # One for each number: who leaves alone what looks the same (rsync) must make the old one.
+        create_private(self._anchor(self._written), b"")
+        row = (_OWN_VERSION, self._anchored(self._written), self._written)
         write_private(self.folder / _OWN, codec.encode(row))
         self._is_whole = True
+        for old in self.folder.glob(f"{_ANCHOR}-*"):
+            if old != self._anchor(self._written):
+                old.unlink(missing_ok=True)
 
-    def _anchored(self) -> int:
-        return (self.folder / _ANCHOR).lstat().st_ctime_ns
+    def _anchor(self, count: int) -> Path:
+        return self.folder / f"{_ANCHOR}-{count}"
+
+    def _anchored(self, count: int) -> int:
+        return self._anchor(count).lstat().st_ctime_ns
 
     def _mend(self, membership: Membership, harm: PortalError) -> None:
         """Write what is sound into a new file; the damaged one stays beside it."""

@@ -134,11 +134,12 @@ class MeshService:
         if by and not mesh.links.all():
             words = " and ".join(sorted({_WORDS.get(word, word) for word in by.values()}))
             return f"{len(by)} members do not let this machine in: {words}"
-        if mesh.liveness.swim.is_alone:
-            return "nobody answers: this machine may be cut off from the network"
         if self._harm is not None and not mesh.past.has_heard:
             return str(self._harm)
-        return mesh.past.complaint()
+        forgetful = mesh.past.complaint()
+        if forgetful is None and mesh.liveness.swim.is_alone:
+            return "nobody answers: this machine may be cut off from the network"
+        return forgetful
 
     # --- entering one -----------------------------------------------------------------------------
 
@@ -458,6 +459,10 @@ class MeshService:
         if Recover.open_untrusted(*recover).cert.node != mesh.node:
             raise UsageError("this is about another device", hint="portal recover, there")
         await self._publish((await self._author()).add_device(recover, now_ms()))
+
+    def proceed(self) -> None:
+        """Decide again, whoever has not told yet what this node wrote."""
+        self.mesh.gossip.insist()
 
     async def _author(self) -> Author:
         """Writes for this node, once it knows what it wrote before; Forgetful if it may not."""

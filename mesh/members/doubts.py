@@ -9,7 +9,7 @@ or one compromised device would take everybody with it who came by it: they are 
 
 from bisect import bisect
 
-from core.ids import UserId
+from core.ids import NodeId, UserId
 from mesh.members.bodies import Kind
 from mesh.members.rights import Rights
 
@@ -21,6 +21,8 @@ class Doubts:
         self._rights = rights
         self._facts = rights.facts
         self._set = rights.facts.set
+        self._asked: object = None
+        self._found: list[tuple[UserId, list[int]]] = []
 
     def voided(self, i: int, user: UserId) -> bool:
         """Whether an operation is in question and falls.
@@ -69,21 +71,44 @@ class Doubts:
         cuts = self.cuts_against(i, user, i)
         forked, key = ops[i].author if self._forked(i) else None, facts.key(i)
         shaky: int | None = None
-        for node, written in sorted(facts.written.items()):
-            by = facts.user_of(node)
-            if by is None or by == user:
+        for by, after in self._strangers(user, forked, tuple(cuts)):
+            if shaky is not None and not self._may_be_here(by, shaky):
                 continue
-            for other in written[bisect(written, key, key=facts.key) :]:  # what knows it, follows
-                upto = self._set.past[other] | 1 << other
-                if (
-                    upto & built_on
-                    and all(facts.knows(removal, other) for removal in cuts)
-                    and not (forked is not None and facts.saw_fork(forked, upto))
-                ):
+            for other in after[bisect(after, key, key=facts.key) :]:  # what knows it, follows
+                if (self._set.past[other] | 1 << other) & built_on:
                     shaky = self._shaky(user) if shaky is None else shaky
+                    if not self._may_be_here(by, shaky):
+                        break
                     if self._stands(other, by, shaky):
                         return True
         return False
+
+    def _may_be_here(self, user: UserId, without: int) -> bool:
+        return any(not without >> a & 1 for a in self._facts.admissions.get(user, ()))
+
+    def _strangers(
+        self, user: UserId, forked: NodeId | None, cuts: tuple[int, ...]
+    ) -> list[tuple[UserId, list[int]]]:
+        """What others wrote that knows all the cuts and no contradiction: hangs on no verdict."""
+        facts, asked = self._facts, (user, forked, cuts, len(self._set))
+        if self._asked != asked:
+            self._asked, self._found = asked, []
+            for node, written in sorted(facts.written.items()):
+                by = facts.user_of(node)
+                if by is None or by == user:
+                    continue
+                fit = [
+                    other
+                    for other in written
+                    if all(facts.knows(removal, other) for removal in cuts)
+                    and not (
+                        forked is not None
+                        and facts.saw_fork(forked, self._set.past[other] | 1 << other)
+                    )
+                ]
+                if fit:
+                    self._found.append((by, fit))
+        return self._found
 
     def _stands(self, i: int, user: UserId, without: int) -> bool:
         """Whether the author of an operation could act for its user, also without some others.

@@ -29,7 +29,7 @@ from core.ids import MeshId, NodeId, UserId
 from core.labels import Label, SignLabel
 from mesh.members.bodies import Drop, Grant, RevokeUser, SuspendDevice, UserRole
 from mesh.members.membership import Membership
-from mesh.members.operation import Cosign, Proposal
+from mesh.members.operation import Cosign, Operation, Proposal
 from mesh.members.signers import quorum
 from mesh.members.state import Standing
 
@@ -188,6 +188,22 @@ class Drafts:
         """Whether enough have signed."""
         return len(self.signers(draft)) >= self.needed(draft)
 
+    def since(self, draft: Draft) -> list[Operation]:
+        """What its subject did that it does not know of: that may not count when it is done.
+
+        Nothing, where it takes nothing away from anybody.
+        """
+        proposal, body = draft.paper.proposal, draft.paper.body
+        if isinstance(body, Grant) or (isinstance(body, SuspendDevice) and body.lifts):
+            return []
+        if isinstance(body, SuspendDevice):
+            return self._membership.unknown_at(proposal.parents, [body.node])
+        known = proposal.parents
+        if isinstance(body, RevokeUser) and body.cut in self._membership.set:
+            known = (body.cut,)
+        devices = (one.node for one in self._membership.devices(body.user))
+        return self._membership.unknown_at(known, devices)
+
     def _counts(self, draft: Draft, cosign: Cosign) -> bool:
         if not self.may_sign(draft, cosign.user):
             return False
@@ -204,9 +220,15 @@ class Drafts:
 
     def is_over(self, draft: Draft, now_s: int) -> bool:
         """Whether there is nothing left to sign."""
-        paper, body, state = draft.paper, draft.paper.body, self._membership.state
+        paper = draft.paper
         if now_s >= paper.until_s or not self._is_by_an_admin(paper):
             return True
+        # Signatures are used once: what was undone since takes new ones.
+        return self._membership.is_written(paper.proposal) or self._is_so(paper.body)
+
+    def _is_so(self, body: Subject) -> bool:
+        """Whether what is asked for is so anyway."""
+        state = self._membership.state
         if all(one.standing in _GONE for one in self._membership.devices(body.user)):
             return True
         role = state.users.get(body.user)
@@ -295,3 +317,7 @@ def same_act(drafts: Iterable[Draft], kind: int, body: object) -> Draft | None:
 
 class NoDraft(PortalError):
     """There is no such draft (any more)."""
+
+
+class Begun(PortalError):
+    """Somebody else asks for the same: a person looks at theirs before it is signed."""

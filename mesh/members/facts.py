@@ -72,7 +72,7 @@ class Facts:
         self.written: dict[NodeId, list[int]] = defaultdict(list)  # by each device
         self.cosigners: set[UserId] = set()
         self.twins: dict[int, list[int]] = {}  # removals that the same paper was made into
-        self._papers: dict[bytes, list[int]] = {}
+        self._papers: dict[bytes, list[int]] = {}  # what was made of each paper
         self.policies: list[int] = []
         self.numbered: dict[int, list[tuple[int, int]]] = defaultdict(list)  # by type; ascending
         self.in_turn: set[int] = set()  # of those
@@ -91,6 +91,7 @@ class Facts:
     def add(self, i: int) -> None:
         """Enter one operation."""
         body = self.set.ops[i].body
+        self._add_paper(i)
         if isinstance(body, SuspendDevice | RevokeDevice | RevokeUser | Drop):
             self._add_removal(i, body)
         elif isinstance(body, Genesis | Admit | AddDevice):
@@ -108,6 +109,21 @@ class Facts:
             self._add_number(i, body.number)
         self._enter(self.written[self.set.ops[i].author], i)
         self.cosigners |= {cosign.user for cosign in self.set.ops[i].cosigns}
+
+    def made_of(self, proposal: Proposal) -> list[int]:
+        """The operations that cosigners of this have been made into."""
+        return self._papers.get(proposal.encoded(), [])
+
+    def _add_paper(self, i: int) -> None:
+        op = self.set.ops[i]
+        if not op.cosigns:
+            return
+        # Whoever has seen cosignatures can hang them under another operation.
+        paper = Proposal(op.mesh, op.kind, op.parents, op.body).encoded()
+        made = self._papers.setdefault(paper, [])
+        self._enter(made, i)
+        if op.kind in REMOVALS:
+            self.twins[i] = made
 
     def _enter(self, table: list[int], i: int) -> None:
         """In the total order: what the rules look at first must not hang on what came first."""
@@ -156,11 +172,6 @@ class Facts:
         return 1 + max((number for number, _ in self.numbered[kind]), default=0)
 
     def _add_removal(self, i: int, body: SuspendDevice | RevokeDevice | RevokeUser | Drop) -> None:
-        op = self.set.ops[i]
-        if op.cosigns:  # whoever has seen them can hang them under another operation
-            paper = Proposal(op.mesh, op.kind, op.parents, body).encoded()
-            twins = self.twins[i] = self._papers.setdefault(paper, [])
-            self._enter(twins, i)
         if self._is_repeated(i, body):
             self.repeated.add(i)
         elif isinstance(body, Drop):

@@ -17,7 +17,7 @@ from core.ids import MeshId, NodeId, UserId
 from mesh.hello import News
 from mesh.members.bodies import Kind, UserRole
 from mesh.members.evaluate import Evaluation
-from mesh.members.operation import Operation, operation_id
+from mesh.members.operation import Operation, Proposal, operation_id
 from mesh.members.opset import OpSet
 from mesh.members.rules import Void
 from mesh.members.state import InviteView, Member, Review, Standing, state_after, state_of
@@ -156,12 +156,26 @@ class Membership:
         """Why an operation that is known does not count; None if it does."""
         return self._evaluation.why_void(self.set.index[op_id])
 
+    def is_written(self, proposal: Proposal) -> bool:
+        """Whether an operation that counts was made of this already, whatever came after it."""
+        judged = self._evaluation
+        return any(judged.counts(i) for i in judged.facts.made_of(proposal))
+
     def admins_at(self, parents: Iterable[bytes]) -> frozenset[UserId]:
         """The admins that whoever knows these operations, and no more, can know of."""
+        return self._evaluation.rules.signers.known_admins(self._below(parents))
+
+    def unknown_at(self, parents: Iterable[bytes], nodes: Iterable[NodeId]) -> list[Operation]:
+        """What these devices wrote that whoever knows these operations, and no more, knows not."""
+        past, written = self._below(parents), self._evaluation.facts.written
+        found = [i for node in nodes for i in written.get(node, ()) if not past >> i & 1]
+        return [self.set.ops[i] for i in found]
+
+    def _below(self, parents: Iterable[bytes]) -> int:
         past = 0
         for op_id in parents:
             past |= self.set.upto(self.set.index[op_id])
-        return self._evaluation.rules.signers.known_admins(past)
+        return past
 
     def roster(self) -> "MembershipRoster":
         """Who may connect, for links: follows every change."""

@@ -46,7 +46,8 @@ def cosign(draft: str, *, yes: bool, **phrase: Any) -> None:
     """Sign what another admin has begun; DRAFT is its id in portal drafts.
 
     With the last signature that is needed it is done, for everybody. It then counts from when it
-    was begun: what the person it is about did since is judged as if it had been done at once.
+    was begun: what the person it is about did since is judged as if it had been done at once. How
+    much that is, is shown before you are asked. Go by ids: a name may be anything.
     """
     from node import api
 
@@ -120,14 +121,26 @@ def _words(draft: "api.Draft") -> str:
 
 
 def _state(draft: "api.Draft") -> str:
-    signed = ", ".join(draft.signed_by) or "nobody"
+    from node.asked import named
+
+    signed = ", ".join(named(one.id, one.name) for one in draft.signed_by) or "nobody"
+    begun = f"begun on {named(draft.by.id, draft.by.name)}, {_time(draft.made_s)}"
     text = (
-        f"begun on {draft.by}, {_time(draft.made_s)}; good until {_time(draft.until_s)};"
-        f" {len(draft.signed_by)} of {draft.needed} signed ({signed})"
+        f"{begun}; good until {_time(draft.until_s)};"
+        f" {len(draft.signed_by)} of {draft.needed} signed ({signed}){_since(draft)}"
     )
     if draft.may_sign and not draft.is_signed:
         return f"{text}; to sign: portal cosign {_short(draft)}"
     return text
+
+
+def _since(draft: "api.Draft") -> str:
+    """What signing it may undo beside what it says."""
+    if not draft.since:
+        return ""
+    among = f" (they let somebody in with {draft.admitted} of them)" if draft.admitted else ""
+    count = "1 thing" if draft.since == 1 else f"{draft.since} things"
+    return f"; {count} they did since then{among} may not count any more"
 
 
 def _short(draft: "api.Draft") -> str:

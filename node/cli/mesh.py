@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from core.errors import PortalError, UsageError
-from node.cli import opening
+from node.cli import opening, secrets_input
 from node.cli.progress import since_text, size_text
 from node.cli.values import parse_seconds, parse_size
 
@@ -37,7 +37,6 @@ def new_command(name: str) -> None:
     """
     from core.device_cert import Role
     from node import api
-    from node.cli import secrets_input
     from node.home import portal_home
     from node.identity import open as open_identity
     from node.identity import root_untrusted
@@ -83,6 +82,29 @@ def administer(**asked: Any) -> None:
     question = api.OwnDevice(recover=recover, by_user=by_user, by_device=by_device)
     node.post(api.DEVICE, api.Done, question)
     click.echo(f"This machine administers the mesh {found.name} now.")
+
+
+@mesh.command()
+@opening.yes_option
+def proceed(*, yes: bool) -> None:
+    """Let this machine decide again, though some members have not told what they know of it.
+
+    For a home that was put back from a copy where somebody is gone for good. If they, or others
+    through them, know things this machine did since the copy was made, the mesh will suspend it.
+    """
+    from node import api
+
+    node = opening.node_here()
+    if (complaint := node.get(api.MESH, api.Mesh).complaint) is None:
+        click.echo("nothing holds this machine up", err=True)
+        return
+    if not yes:
+        if not secrets_input.on_terminal():
+            raise UsageError("no terminal to ask whether they are gone for good", hint="--yes")
+        click.echo(complaint, err=True)
+        click.confirm("Will nobody come who knows more?", abort=True)
+    node.post(api.PROCEED, api.Done)
+    click.echo("This machine decides again.")
 
 
 @mesh.command("status")

@@ -147,6 +147,13 @@ def test_the_only_admin_administers_from_the_machine_it_comes_back_with(home, tm
     bob.until(lambda: "other" in bob.linked())  # the first is called like this machine
     assert (mesh_of(other).role, mesh_of(other).administers) == ("admin", False)
     assert "may not: portal mesh administer" in other.typed("drop", "bob", code=1)
+    assert other.end()[0] == 0
+    (other.home / "mesh").rename(other.home / "gone")
+    at = mesh_of(new).listens_at
+    other.typed("recover", at, "--kit-file", str(page))  # with keys that the mesh knows
+    other.start()
+    other.until(lambda: mesh_of(other).linked == 2)
+    assert mesh_of(other).administers
 
 
 def test_a_suspended_machine_comes_back_by_the_phrase_of_its_person(home, tmp_path):

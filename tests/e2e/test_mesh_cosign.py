@@ -6,6 +6,7 @@ import pytest
 
 from core.phrase import to_words
 from node import api, identity
+from node.asked import named
 from tests.support.people import brought, village
 
 pytestmark = pytest.mark.slow
@@ -44,6 +45,11 @@ def drafts_of(who):
     return who.control.get(api.DRAFTS, api.Drafts).drafts
 
 
+def put_out(who):
+    found = who.peers()[who.name]
+    return f"put the person {named(found.user, who.name)} out for good (reason: compromised)"
+
+
 def until_asked(who, count=1):
     who.until(lambda: len(drafts_of(who)) == count)
     return drafts_of(who)[0].draft[:8] if count else None
@@ -62,28 +68,25 @@ def test_two_admins_put_out_a_third_who_hears_of_it_when_it_is_done(admins):
     ann, bob, cyd = admins
     begun = ann.done("revoke", "cyd", "--yes")
     assert begun.returncode == 0
-    assert begun.stdout.startswith(
-        "2 admins must sign this, 1 of them did: put the person of cyd ("
-    )
+    assert begun.stdout.startswith(f"2 admins must sign this, 1 of them did: {put_out(cyd)}")
     assert "portal cosign " in begun.stderr
     draft = until_asked(bob)
     assert "to sign    1 of other admins: portal drafts" in bob.typed("mesh", "status")
     shown = bob.typed("drafts")
-    assert f"{draft}  put the person of cyd (" in shown
-    assert "begun on ann, " in shown
-    assert f"1 of 2 signed (ann); to sign: portal cosign {draft}" in shown
+    assert f"{draft}  {put_out(cyd)}" in shown
+    assert f"begun on {named(ann.peers()['ann'].node, 'ann')}, " in shown
+    assert f"1 of 2 signed ({named(ann.peers()['ann'].user, 'ann')}); to sign: portal" in shown
+    assert shown.endswith(f"cosign {draft}\n")
     assert "to sign:" not in ann.typed("drafts")
     assert drafts_of(cyd) == []
     assert cyd.peers()["cyd"].standing == "active"
-    assert "no terminal to ask whether to put the person of cyd" in bob.typed(
-        "cosign", draft, code=2
-    )
+    assert f"no terminal to ask whether to {put_out(cyd)}" in bob.typed("cosign", draft, code=2)
     assert "--yes" in bob.typed("cosign", draft, code=2)
     assert "not one draft of this name" in bob.typed("cosign", "ffffffff", "--yes", code=2)
     assert ann.typed("cosign", draft, "--yes") == ""  # it has
     ann.typed("invite")  # the mesh goes on meanwhile
     done = bob.typed("cosign", draft, "--yes")
-    assert done.startswith("done: put the person of cyd (")
+    assert done == f"done: {put_out(cyd)}\n"
     for one in (ann, bob):
         one.until(lambda one=one: one.peers()["cyd"].standing == "revoked")
         assert one.linked() == {"ann", "bob"} - {one.name}
@@ -129,11 +132,17 @@ def test_an_admin_without_the_right_machine_signs_with_the_phrase(admins, people
     wrong = the_words(cyd, tmp_path)
     assert "is not yours" in other.typed("cosign", draft, "--yes", "--kit-file", wrong, code=12)
     done = other.typed("cosign", draft, "--yes", "--kit-file", words)
-    assert done.startswith("done: stop the device cyd (")
+    assert done.startswith("done: stop the device ")
     ann.until(lambda: ann.peers()["cyd"].standing == "suspended")
     assert Path(words).exists()
-    # It takes the same two to let it back; both type the same, and need no id.
-    assert "1 of them did: let the device cyd (" in ann.typed("unsuspend", "cyd")
-    until_asked(bob)
-    assert bob.typed("unsuspend", "cyd") == "cyd is back\n"
+    # It takes the same two to let it back; who types the same looks at what was begun.
+    assert "1 of them did: let the device " in ann.typed("unsuspend", "cyd")
+    draft = until_asked(bob)
+    begun = bob.typed("unsuspend", "cyd", code=1)
+    assert (
+        f"'ann' has begun this already, and nothing was signed here (portal cosign {draft})"
+        in begun
+    )
+    assert len(drafts_of(bob)[0].signed_by) == 1
+    assert bob.typed("cosign", draft, "--yes").startswith("done: let the device ")
     ann.until(lambda: ann.peers()["cyd"].standing == "active")

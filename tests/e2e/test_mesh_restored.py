@@ -71,22 +71,44 @@ def test_what_came_back_from_a_copy_contradicts_nobody(home, tmp_path):
     put_back(ann, copy)
     ann.start()
     (told,) = complaints(ann)
-    assert "came back from a copy" in told
+    assert "put back from a copy" in told
     for argv in (("invite",), ("suspend", "bob"), ("grant", "bob", "admin")):
         refused = ann.typed(*argv, code=1)
-        assert "came back from a copy" in refused
+        assert "put back from a copy" in refused
         assert "not heard yet: " in refused
         assert "bob" in refused
         assert "cyd" in refused
     bob.start()
     ann.until(lambda: invites_at(ann) == 3)
-    assert ann.typed("invite", code=1).endswith("(not heard yet: cyd)")
+    assert "not heard yet: cyd;" in ann.typed("invite", code=1)
     cyd.start()
     ann.until(lambda: not complaints(ann))
     ann.invite("--label", "another")
     for one in (bob, cyd):
         one.until(lambda one=one: invites_at(one) == 4)
         assert standing(one, "ann") == "active"
+    assert ann.end()[0] == 0
+    ann.start()
+    assert complaints(ann) == []
+
+
+def test_who_is_gone_for_good_is_waited_for_until_a_person_says_so(home, tmp_path):
+    _, ann, bob, cyd = home
+    assert "nothing holds this machine up" in ann.done("mesh", "proceed", "--yes").stderr
+    copy = copied(ann, tmp_path)
+    ann.until_linked("bob", "cyd")
+    ann.invite("--label", "forgotten")
+    bob.until(lambda: invites_at(bob) == 3)
+    assert cyd.end()[0] == 0
+    put_back(ann, copy)
+    ann.start()
+    ann.until(lambda: invites_at(ann) == 3)
+    assert "portal mesh proceed" in ann.typed("revoke", "cyd", "-y", code=1)
+    assert "no terminal to ask" in ann.typed("mesh", "proceed", code=2)
+    ann.typed("mesh", "proceed", "--yes")
+    ann.typed("revoke", "cyd", "-y")
+    bob.until(lambda: standing(bob, "cyd") == "revoked")
+    assert standing(bob, "ann") == "active"
     assert ann.end()[0] == 0
     ann.start()
     assert complaints(ann) == []
@@ -137,8 +159,9 @@ def test_a_disk_that_was_put_back_as_a_whole_listens_first(home, tmp_path, monke
     assert ann.end()[0] == 0
     members.write_bytes(before)
     own = ann.home / "mesh" / "own"
-    row = codec.decode_untrusted(own.read_bytes())
-    own.write_bytes(codec.encode([*row[:2], row[2] - 1]))
+    version, _, count = codec.decode_untrusted(own.read_bytes())
+    anchor = own.with_name(f"anchor-{count}").rename(own.with_name(f"anchor-{count - 1}"))
+    own.write_bytes(codec.encode([version, anchor.stat().st_ctime_ns, count - 1]))
     ann.start()
     assert complaints(ann) == []
     ann.invite("--label", "another")

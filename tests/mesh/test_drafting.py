@@ -11,9 +11,11 @@ from core import limits
 from core.errors import PortalError
 from mesh.drafting import NOTICE, Drafting
 from mesh.gossip import Gossip
-from mesh.members.bodies import Grant, Kind, Numbered, UserRole
-from mesh.members.drafts import Draft, Drafts, NoDraft, Paper
+from mesh.members.authoring import NotAllowed
+from mesh.members.bodies import Drop, Grant, Kind, Numbered, UserRole
+from mesh.members.drafts import Begun, Draft, Drafts, NoDraft, Paper
 from mesh.members.state import Standing
+from mesh.recollection import Recollection
 from tests.support.memberships import NOW_MS, Replica, a_mesh, person, revoke, standing
 from tests.support.neighbours import (
     Neighbour,
@@ -59,13 +61,17 @@ class Admin:
 
 
 @asynccontextmanager
-async def drafting(replica, people, fails=()):
-    """Nodes of these people, each with a copy of all that is known; nobody is linked."""
+async def drafting(replica, people, fails=(), views=None, copies=()):
+    """Nodes of these people, each with a copy of all that is known; nobody is linked.
+
+    `views` are what some know instead, by name; the files of `copies` came back from a backup.
+    """
+    views = views or {}
     net = Net()
     made = []
     async with trio.open_nursery() as nursery:
         for n, who in enumerate(people, 1):
-            own = replica.of(who)
+            own = views.get(who.name) or replica.of(who)
             place = a_neighbour(
                 net.wire(f"10.0.0.{n}"),
                 node_of(who),
@@ -82,7 +88,10 @@ async def drafting(replica, people, fails=()):
                     raise PortalError("no room")
                 made[n - 1].files.append(data)
 
-            gossip = Gossip(place.links, own.membership, keep_members)
+            past = None
+            if who in copies:
+                past = Recollection(own.membership, who.node, is_whole=False)
+            gossip = Gossip(place.links, own.membership, keep_members, past=past)
             service = Drafting(place.links, own.author, gossip, keep, now_ms)
             admin = Admin(own, place, gossip, service)
             service.watch(admin.hear)
@@ -168,17 +177,48 @@ def test_two_who_sign_far_apart_bring_it_about_when_they_meet():
     in_virtual_time(main)
 
 
-def test_the_same_act_asked_for_twice_is_one_draft_with_two_signatures():
+def test_the_same_act_asked_for_twice_is_one_draft_and_who_has_not_begun_it_looks_first():
     async def main():
         async with drafting(*three()) as made:
             ann, bob, _ = made
             await link(made, (0, 1))
-            assert await ann.drafting.propose(*revoke(CYD)) == await ann.drafting.propose(
-                *revoke(CYD)
-            )
+            draft = await ann.drafting.propose(*revoke(CYD))
+            assert await ann.drafting.propose(*revoke(CYD)) == draft
             await until(lambda: bob.drafts)
-            assert await bob.drafting.propose(*revoke(CYD)) is None
+            with pytest.raises(
+                Begun, match=f"'ann' has begun .*portal cosign {draft.id.hex()[:8]}"
+            ):
+                await bob.drafting.propose(*revoke(CYD))
+            assert bob.drafts == [draft]
+            other = await bob.drafting.propose(*revoke(ANN))  # that is another matter
+            assert bob.drafts == [draft, other]
+            assert await bob.sign(draft) is None
             await until(lambda: ann.has_out(CYD))
+
+    in_virtual_time(main)
+
+
+def test_nobody_who_asks_for_an_act_signs_what_another_has_dated_back():
+    async def main():
+        replica, people = five()
+        early = replica.author.parents()
+        eve = replica.of(EVE)
+        eve.bring(FAY)
+        replica.meet(eve)
+        async with drafting(replica, people) as made:
+            ann, cyd = made[0], made[2]
+            await link(made, (0, 2))
+            proposal = replace(cyd.replica.author.propose(*revoke(EVE)), parents=early)
+            paper = Paper.written(CYD.device, CYD.user, proposal, now_ms() // 1_000)
+            draft = Draft(paper, (proposal.cosigned(CYD.device, CYD.user),))
+            await tell(cyd, ann, draft)
+            await until(lambda: ann.drafts)
+            with pytest.raises(Begun, match="'cyd' has begun"):
+                await ann.drafting.propose(*revoke(EVE))
+            await pass_time(5)
+            assert ann.drafts == [draft]
+            (since,) = {op.kind for op in ann.drafting.book.since(draft)} - {Kind.INVITE}
+            assert since == Kind.ADMIT
 
     in_virtual_time(main)
 
@@ -311,6 +351,88 @@ def test_admins_that_are_not_linked_are_looked_for():
             ann.drafting._ways = lambda node: ways.get(node, ())
             await ann.drafting.propose(*revoke(CYD))
             await until(lambda: bob.drafts)
+
+    in_virtual_time(main)
+
+
+def test_what_is_complete_is_written_when_the_node_remembers_what_it_wrote():
+    async def main():
+        replica, people = three()
+        async with drafting(replica, people, copies=[ANN]) as made:
+            ann, bob, _ = made
+
+            async def hear(_link, _arguments):  # else he would write it
+                await trio.lowlevel.checkpoint()
+
+            bob.place.links.services.notices[NOTICE] = hear
+            act = Kind.DROP, Drop(CYD.user, UserRole.ADMIN)
+            proposal = ann.replica.author.propose(*act)
+            paper = Paper.written(BOB.device, BOB.user, proposal, now_ms() // 1_000)
+            signed = [proposal.cosigned(who.device, who.user) for who in (ANN, BOB)]
+            book = Drafts(ann.replica.membership)
+            book.put(Draft(paper, tuple(signed)), now_ms() // 1_000)
+            ann.drafting.remember_untrusted(book.dump())
+            await pass_time(10 * limits.RECOLLECTION_SECONDS)
+            assert ann.drafts
+            await link(made, (0, 1), (0, 2))  # who have nothing to tell
+            await until(lambda: not ann.drafts)
+            assert not ann.replica.is_admin(CYD)
+
+    in_virtual_time(main)
+
+
+def test_what_was_done_and_undone_is_not_done_again_when_somebody_has_not_heard():
+    async def main():
+        replica, people = three()
+        replica.bring(FAY)
+        async with drafting(replica, people) as made:
+            ann, bob, cyd = made
+            await link(made, (0, 2))
+            draft = await ann.drafting.propose(*made_admin(FAY))
+            bob.drafting.book.put(draft, now_ms() // 1_000)  # then Bob was away
+            await until(lambda: cyd.drafts)
+            assert await cyd.sign(draft) is None
+            await until(lambda: not ann.drafts)
+            resigned = ann.replica.of(FAY).author.drop(FAY.user, UserRole.ADMITTER, NOW_MS)
+            data = [op.data for op in resigned.added]
+            await ann.gossip.publish(ann.replica.membership.receive_untrusted(data))
+            size = len(ann.replica.membership.set)
+
+            def check_few(_changes):  # Bob's own may be written, as he knew of no other
+                assert len(ann.replica.membership.set) <= size + 1
+
+            ann.gossip.watch(check_few)
+            cosign = draft.paper.proposal.cosigned(BOB.device, BOB.user)
+            full = replace(draft, cosigns=(*draft.cosigns, cosign))
+            bob.drafting.book.put(full, now_ms() // 1_000)
+            await link(made, (0, 1))
+            for one in (ann, cyd):
+                await tell(bob if one is ann else ann, one, full)
+            await pass_time(1)
+            assert len({len(one.replica.membership.set) for one in made}) == 1
+            assert ann.drafts == bob.drafts == cyd.drafts == []
+            assert ann.replica.membership.state.users[FAY.user] == UserRole.MEMBER
+
+    in_virtual_time(main)
+
+
+def test_a_node_that_does_not_know_itself_yet_listens_and_begins_nothing():
+    async def main():
+        replica = a_mesh(ANN, BOB)
+        replica.bring(FAY)
+        sound = replica.of(CYD)  # of a damaged list: all but Cyd's own admission
+        replica.bring(CYD)
+        replica.cosigned(*made_admin(CYD), [(BOB, BOB.device)])
+        async with drafting(replica, [ANN, BOB, CYD], views={"cyd": sound}) as made:
+            ann, _, cyd = made
+            draft = await ann.drafting.propose(*made_admin(FAY))
+            cyd.drafting._take(draft, None)
+            assert cyd.drafts == []
+            with pytest.raises(NotAllowed):
+                await cyd.drafting.propose(*made_admin(FAY))
+            await link(made, (0, 2))
+            await until(lambda: cyd.drafts)
+            assert cyd.replica.is_admin(CYD)
 
     in_virtual_time(main)
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from core import codec, limits
@@ -7,8 +9,10 @@ from core.secret import Secret
 from mesh.errors import NotTrusted
 from mesh.invite import Invitation
 from mesh.leaf import Leaf
+from mesh.members.authoring import Author, NotAllowed
 from mesh.members.bodies import Policy, Unknown, UserRole
 from mesh.members.bodies import Reason as Why
+from mesh.members.rules import Void
 from mesh.members.state import Standing
 from mesh.pairing import Greeter, JoinRefused, Message, Refusal, Stranger
 from mesh.visitors import Joiner, Newcomer, Recoverer
@@ -17,7 +21,9 @@ from tests.support.memberships import (
     NOW_MS,
     NOW_S,
     Replica,
+    a_mesh,
     another_device,
+    certificate,
     found,
     person,
     terms,
@@ -367,6 +373,56 @@ def test_a_member_with_nothing_but_the_phrase_comes_back():
     assert progress.membership.member(device.node).user == A.user
     again = Meeting(mesh, recoverer(mesh, A, device)).run()
     assert again.secrets.reveal() == SECRETS
+
+
+def renewed(device, roles, created_s):
+    cert = certificate(A.key, device.keys, name="new", roles=roles, created_s=created_s)
+    return replace(device, cert=cert)
+
+
+def test_a_member_that_is_in_brings_a_newer_certificate_and_no_older_one():
+    mesh = a_mesh(F, A)
+    device = another_device(A, "new", roles=Role.laptop())
+    Meeting(mesh, recoverer(mesh, A, device)).run()
+    more = renewed(device, Role.laptop() | Role.ADMIN, NOW_S + 2)
+    for older in (renewed(device, Role.laptop() | Role.ADMIN, NOW_S + 1), device):
+        meeting = Meeting(mesh, recoverer(mesh, A, older))
+        assert Role.ADMIN not in meeting.run().membership.member(device.node).roles
+        assert not any(outcome.changes.added for outcome in meeting.outcomes)
+    meeting = Meeting(mesh, recoverer(mesh, A, more))
+    progress = meeting.run()
+    assert Role.ADMIN in progress.membership.member(device.node).roles
+    assert not progress.is_new
+    assert sum(len(outcome.changes.added) for outcome in meeting.outcomes) == 1
+    count = len(mesh.membership.set.ops)
+    assert not Meeting(mesh, recoverer(mesh, A, more)).run().is_new
+    assert len(mesh.membership.set.ops) == count
+
+
+def test_a_member_that_is_in_is_welcome_where_nobody_may_write(monkeypatch):
+    mesh = a_mesh(F, A)
+    device = another_device(A, "new", roles=Role.laptop())
+    Meeting(mesh, recoverer(mesh, A, device)).run()
+
+    def forbidden(*_):
+        raise NotAllowed(Void.AUTHOR)
+
+    monkeypatch.setattr(Author, "add_device", forbidden)
+    more = renewed(device, Role.laptop() | Role.ADMIN, NOW_S + 2)
+    progress = Meeting(mesh, recoverer(mesh, A, more)).run()
+    assert Role.ADMIN not in progress.membership.member(device.node).roles
+
+
+def test_what_must_not_be_lost_is_kept_once_a_member_listens_and_before_it_is_asked():
+    mesh = found(F)
+    mesh.bring(A)
+    said = []
+    visitor = recoverer(mesh, A, another_device(A, "new"))
+    visitor.before_asking = lambda: said.append(len(meeting.said))
+    meeting = Meeting(mesh, visitor)
+    assert not said
+    meeting.run()
+    assert said == [0]
 
 
 def test_the_phrase_of_a_stranger_gets_no_answer():

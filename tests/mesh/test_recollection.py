@@ -46,10 +46,10 @@ def test_two_operations_with_one_number_are_what_it_is_all_about():
 
 def test_a_copy_writes_once_everybody_has_been_heard():
     past = past_of(a_mesh(BOB, CYD))
-    assert why(past).endswith("(not heard yet: " + ", ".join(names_by_node(BOB, CYD)) + ")")
+    assert f"(not heard yet: {', '.join(names_by_node(BOB, CYD))}; " in why(past)
     past.heard(BOB.node)
     past.waited()  # that alone is not enough
-    assert "(not heard yet: cyd)" in why(past)
+    assert "(not heard yet: cyd; " in why(past)
     assert "cyd" in past.complaint()
     past.heard(DOT.node)  # no member
     assert not past.is_sure
@@ -85,7 +85,15 @@ def test_a_copy_that_knows_nobody_says_where_to_go():
     past = past_of(a_mesh())
     past.waited()
     assert "portal recover ADDRESS" in why(past)
-    assert "portal leave --quietly" in past.complaint()
+    assert "portal mesh proceed" in past.complaint()
+
+
+def test_a_person_may_say_that_nobody_comes_who_knows_more():
+    past = past_of(a_mesh(BOB, CYD))
+    assert "portal mesh proceed" in why(past)
+    past.insist()
+    past.check()
+    assert past.complaint() is None
 
 
 def test_what_is_whole_listens_for_a_moment():
@@ -171,7 +179,7 @@ def test_a_copy_writes_nothing_before_all_have_told_what_it_wrote():
             await join_up(speakers, [(0, 1)])
             await until(lambda: agree([ann, bob]))
             await pass_time(2 * limits.GOSSIP_SECONDS)
-            with pytest.raises(Forgetful, match="came back from a copy"):
+            with pytest.raises(Forgetful, match="put back from a copy"):
                 await ann.gossip.until_sure()
             await join_up(speakers, [(0, 2)])
             await ann.gossip.remembers.wait()

@@ -9,7 +9,7 @@ from core.errors import FormatError
 from mesh.members.bodies import Drop, Grant, Kind, Reason, RevokeUser, SuspendDevice, UserRole
 from mesh.members.operation import Proposal
 from node import api
-from node.asked import Asked
+from node.asked import Asked, named
 from tests.support.memberships import a_mesh, person
 
 FAY, BOB, CYD = map(person, ("fay", "bob", "cyd"))
@@ -31,10 +31,12 @@ def told(**facts):
         "cut": "",
         "lifts": "",
         "parents": [one.hex() for one in PARENTS],
-        "by": "fay",
+        "since": 0,
+        "admitted": 0,
+        "by": api.Named(id=FAY.node.text(), name="fay"),
         "made_s": 1,
         "until_s": 2,
-        "signed_by": ["fay"],
+        "signed_by": [api.Named(id=FAY.user.text(), name="fay")],
         "needed": 2,
         "is_ours": False,
         "is_signed": False,
@@ -45,39 +47,48 @@ def told(**facts):
 
 
 NODE = BOB.node.text()
-SHORT, DEVICE = BOB.user.short(), BOB.node.short()
+PERSON, DEVICE = f'{BOB.user.text()[:23]} "bob"', f'{NODE[:23]} "bob"'
 CUT = "nothing they did after operation cdcdcdcd counts"
 ACTS = [
-    (told(), RevokeUser(BOB.user, Reason.REMOVED), f"put the person of bob ({SHORT}) out for good"),
+    (
+        told(),
+        RevokeUser(BOB.user, Reason.REMOVED),
+        f"put the person {PERSON} out for good (reason: removed)",
+    ),
     (
         told(devices=["bob", "old"], cut="cd" * 32),
         RevokeUser(BOB.user, Reason.REMOVED, b"\xcd" * 32),
-        f"put the person of bob ({SHORT}, 2 devices) out for good; {CUT}",
+        f"put the person {PERSON} (2 devices) out for good (reason: removed); {CUT}",
+    ),
+    (
+        told(reason=2),
+        RevokeUser(BOB.user, Reason.COMPROMISED),
+        f"put the person {PERSON} out for good (reason: compromised)",
     ),
     (
         told(act="grant", role=2),
         Grant(BOB.user, UserRole.ADMIN),
-        f"make the person of bob ({SHORT}) an admin",
+        f"make the person {PERSON} an admin",
     ),
     (
         told(act="drop", role=1),
         Drop(BOB.user, UserRole.ADMITTER),
-        f"make the person of bob ({SHORT}) a plain member",
+        f"make the person {PERSON} a plain member",
     ),
     (
         told(act="drop", role=2),
         Drop(BOB.user, UserRole.ADMIN),
-        f"make the person of bob ({SHORT}) no admin any more",
+        f"make the person {PERSON} no admin any more",
     ),
     (
         told(act="suspend", node=NODE),
         SuspendDevice(BOB.user, BOB.node),
-        f"stop the device bob ({DEVICE}) for the time being",
+        f"stop the device {DEVICE} for the time being",
     ),
     (
         told(act="unsuspend", node=NODE, lifts="ef" * 32),
         SuspendDevice(BOB.user, BOB.node, b"\xef" * 32),
-        f"let the device bob ({DEVICE}) back",
+        f"let the device {DEVICE} back",
     ),
 ]
 KINDS = {
@@ -97,6 +108,17 @@ def test_an_act_is_made_from_its_fields_shown_and_signed(fields, body, words):
     assert asked.signed(CYD.key) == proposal.cosigned(CYD.key, CYD.user).signature
     other = replace(proposal, parents=PARENTS[:1])
     assert asked.signed(CYD.key) != other.cosigned(CYD.key, CYD.user).signature
+
+
+def test_a_name_ends_no_sentence():
+    """The id is first, and what a machine is called stays between its quotes."""
+    name = f'bob" ({BOB.user.short()}) out for good; not "eve'
+    words = Asked.read_untrusted(told(name=name)).words()
+    assert words.startswith(f'put the person {BOB.user.text()[:23]} "bob')
+    assert words.endswith("not 'eve\" out for good (reason: removed)")
+    assert words.count('"') == 2
+    assert Asked.read_untrusted(told(reason=0)).words().endswith("(reason: left)")
+    assert named(BOB.node.text(), "") == f'{NODE[:23]} ""'
 
 
 @pytest.mark.parametrize(

@@ -122,20 +122,24 @@ def test_a_keystore_on_a_disk_that_is_not_plugged_in_is_not_replaced(home):
     assert [path.name for path in home.iterdir()] == ["keystore"]
 
 
+def failing_at(fatal, real):
+    calls = []
+
+    def failing(*args, **options):
+        calls.append(args)
+        if len(calls) == fatal:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "somewhere")
+        return real(*args, **options)
+
+    return failing
+
+
 @pytest.mark.parametrize("call", ["mkdir", "open", "fsync", "link"])
 def test_a_full_disk_at_any_step_leaves_a_home_that_a_rerun_completes(home, monkeypatch, call):
     real = getattr(os, call)
     for fatal in range(1, 20):
         place = home / str(fatal)
-        calls = []
-
-        def failing(*args, fatal=fatal, calls=calls, **options):
-            calls.append(args)
-            if len(calls) == fatal:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "somewhere")
-            return real(*args, **options)
-
-        monkeypatch.setattr(os, call, failing)
+        monkeypatch.setattr(os, call, failing_at(fatal, real))
         try:
             somebody(place)
             failed = False
@@ -178,16 +182,22 @@ def test_a_process_killed_at_any_step_blocks_no_rerun(home, call, fatal):
     assert identity.open(home).node == made.node
 
 
-def test_of_two_that_create_at_once_the_slower_opens_what_the_quicker_made(home, monkeypatch):
+def overtaken(home, monkeypatch):
+    """Somebody else makes an identity right before ours gets its name."""
     link, quicker = os.link, []
 
-    def overtaken(source, target, **options):
+    def slow(source, target, **options):
         if Path(target).name == "keystore" and not quicker:
             quicker.append(None)
             quicker[0] = somebody(home)
         link(source, target, **options)
 
-    monkeypatch.setattr(os, "link", overtaken)
+    monkeypatch.setattr(os, "link", slow)
+    return quicker
+
+
+def test_of_two_that_create_at_once_the_slower_opens_what_the_quicker_made(home, monkeypatch):
+    quicker = overtaken(home, monkeypatch)
     slower = somebody(home)
     assert (slower.node, slower.created) == (quicker[0].node, False)
     assert quicker[0].created
@@ -486,13 +496,40 @@ def test_a_device_is_let_do_more_by_the_phrase_alone_and_for_good(home):
     assert found.user_key(root).public == found.user
 
 
-def test_a_draft_is_nowhere_until_it_is_kept_and_can_be_taken_back(home):
+def test_a_newer_certificate_is_made_though_the_role_is_there(home):
+    mine = somebody(home)
+    mine.add_roles(Role.ADMIN)
+    old = mine.cert
+    mine.add_roles(Role.ADMIN)
+    assert mine.cert == old
+    mine.add_roles(Role.ADMIN, None, NOW_S + 9)
+    assert (mine.cert.created_s, mine.cert.roles) == (NOW_S + 9, old.roles)
+    mine.add_roles(Role.ADMIN, None, NOW_S)  # by a clock that was set back
+    assert mine.cert.created_s == NOW_S + 10
+    assert identity.open(home).cert == mine.cert
+
+
+def test_what_others_do_while_changes_are_held_stays(home):
+    mine, other = somebody(home), identity.open(home)
+    vault = VaultId(bytes(16))
+    mine.hold()
+    mine.add_roles(Role.ADMIN, None, NOW_S + 9)
+    held = mine.cert_bytes
+    assert Role.ADMIN in mine.cert.roles
+    assert Role.ADMIN not in identity.open(home).cert.roles
+    other.add_vault(vault)
+    mine.settle()
+    again = identity.open(home)
+    assert (again.cert_bytes, again.vaults) == (held, (vault,))
+
+
+def test_a_draft_is_nowhere_until_it_is_kept(home):
     root = a_person("ann")
     mine = identity.draft(home, root, name="nas", now_s=NOW_S)
     mine.add_roles(Role.ADMIN, root)
     assert mine.share_seed().reveal() == root.share_seed(0).reveal()
     assert not home.exists()
-    take_back = mine.keep()
+    mine.keep()
     again = identity.open(home)
     assert (again.node, again.cert, again.user) == (mine.node, mine.cert, root.user_id())
     assert Role.ADMIN in again.cert.roles
@@ -500,12 +537,9 @@ def test_a_draft_is_nowhere_until_it_is_kept_and_can_be_taken_back(home):
     assert modes(home) == {"keystore": 0o600, "device.key": 0o600}
     mine.add_slot(PassphraseProvider(Secret(PASSPHRASE)))  # it is one like any other
     assert len(identity.open(home).slots) == 3
-    take_back()
-    assert not identity.has_identity(home)
-    assert not (home / "device.key").exists()
 
 
-def test_a_draft_takes_nobodys_place_and_no_key_file(home):
+def test_a_draft_takes_nobodys_place_and_no_key_file(home, monkeypatch):
     mine = identity.draft(home, a_person("ann"), name="nas", now_s=NOW_S)
     other = somebody(home)
     with pytest.raises(KeystoreError, match="took this place"):
@@ -513,5 +547,54 @@ def test_a_draft_takes_nobodys_place_and_no_key_file(home):
     assert identity.open(home).node == other.node
     (home / "keystore").unlink()
     mine = identity.draft(home, a_person("ann"), name="nas", now_s=NOW_S)
-    mine.keep()()
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(os, "link", failing_at(1, os.link))
+        mine.keep()
     assert modes(home) == {"device.key": 0o600}  # which was there before
+
+
+def test_whoever_is_quicker_than_a_draft_keeps_the_key_file_it_leans_on(home, monkeypatch):
+    mine = identity.draft(home, a_person("ann"), name="nas", now_s=NOW_S)
+    quicker = overtaken(home, monkeypatch)
+    with pytest.raises(KeystoreError, match="took this place"):
+        mine.keep()
+    assert identity.open(home).node == quicker[0].node
+
+
+@pytest.mark.parametrize("has_home", [False, True])
+@pytest.mark.parametrize("call", ["mkdir", "open", "fsync", "link"])
+def test_a_draft_that_a_full_disk_stops_leaves_nothing(home, monkeypatch, call, has_home):
+    real, root = getattr(os, call), a_person("ann")
+    for fatal in range(1, 20):
+        above = home / str(fatal)
+        place = above / "home"
+        if has_home:
+            place.mkdir(parents=True, mode=0o700)
+        mine = identity.draft(place, root, name="nas", now_s=NOW_S)
+        monkeypatch.setattr(os, call, failing_at(fatal, real))
+        try:
+            mine.keep()
+            failed = False
+        except OSError:
+            failed = True
+        monkeypatch.setattr(os, call, real)
+        if not failed:
+            assert identity.open(place).node == mine.node
+            assert fatal > 1 or (call, has_home) == ("mkdir", True)
+            return
+        assert above.exists() == has_home
+        assert not has_home or not list(place.iterdir())
+    pytest.fail("it never came to an end")
+
+
+def test_a_keystore_goes_before_the_key_it_leans_on(home, monkeypatch):
+    mine, unlinked = identity.draft(home, a_person("ann"), name="nas", now_s=NOW_S), []
+    unlink, sync, fail = os.unlink, os.fsync, failing_at(1, os.fsync)
+    monkeypatch.setattr(os, "unlink", lambda path: unlinked.append(path) or unlink(path))
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: fail(fd) if (home / "keystore").exists() else sync(fd)
+    )
+    with pytest.raises(OSError, match="No space"):
+        mine.keep()
+    assert [p.name for p in unlinked if p.suffix != ".tmp"] == ["keystore", "device.key"]
+    assert not home.exists()

@@ -9,6 +9,7 @@ from node.instance import (
     LOCK,
     AlreadyRunning,
     control_socket,
+    none_runs,
     only_one,
     running_pid,
     wait_until_gone,
@@ -45,6 +46,19 @@ def test_the_second_is_refused_and_told_of_the_first(tmp_path, other):
     told = rf"another node runs here \(pid {other.pid}\)"
     with pytest.raises(AlreadyRunning, match=told), only_one(tmp_path, SOCKET):
         pass
+
+
+def test_none_starts_while_something_is_changed_and_nothing_is_while_one_runs(tmp_path, other):
+    with pytest.raises(AlreadyRunning, match=str(other.pid)), none_runs(tmp_path):
+        pytest.fail("one runs")
+    other.kill()
+    other.wait()
+    with none_runs(tmp_path):
+        with pytest.raises(AlreadyRunning) as told, only_one(tmp_path, SOCKET):
+            pytest.fail("it started")
+        assert "pid" not in str(told.value)  # that would be the one that was killed
+    with only_one(tmp_path, SOCKET):
+        assert running_pid(tmp_path) == os.getpid()
 
 
 def test_a_killed_one_leaves_nothing_that_hinders(tmp_path, other):

@@ -246,6 +246,17 @@ def test_an_admin_device_may_say_so_itself(mesh):
     assert of(mesh, FAYS).standing == Standing.DEPARTED
 
 
+def test_a_node_that_does_not_know_itself_yet_is_told_that_it_may_not(mesh):
+    stranger = Author(mesh.membership, person("stranger").device)
+    for act in (Act.REVOKE, Act.LEAVE, Act.UNSUSPEND):
+        assert not mesh_acts.needs_phrase(stranger, mesh_acts.words(stranger, act, of(mesh, BOBS)))
+    paper = mesh.author.propose(Kind.DROP, Drop(ANN.user, UserRole.ADMIN))
+    draft = Draft(Paper.written(FAYS.key, FAY.user, paper, 1))
+    for signature in (b"", bytes(64)):
+        with pytest.raises(NotAllowed, match="not an active device"):
+            mesh_acts.cosigned(stranger, draft, None, signature)
+
+
 def test_a_departure_that_was_signed_elsewhere_is_none(mesh):
     author = pen(mesh, BOBS)
     words, signatures = signed(mesh, BOBS, Act.LEAVE, BOBS, BOB.key)

@@ -548,7 +548,7 @@ def test_the_index_knows_all_of_it(tmp_path):
         async with open_houses(ann):
             index = await ann.get(api.INDEX, api.Index)
             routes = [one for one in index.routes if one.path.startswith(api.MESH)]
-            assert len(routes) == 21
+            assert len(routes) == 22
             assert all(one.what for one in routes)
             told = {"link.changed", "members.changed", "join.waits"}
             assert told <= {one.kind for one in index.events}

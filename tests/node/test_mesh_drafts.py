@@ -1,13 +1,18 @@
 """What can be asked about drafts: three doors in one process, asked as commands do."""
 
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import pytest
 import trio
 
+from mesh.members.bodies import Drop, Kind, UserRole
+from mesh.members.drafts import Draft, Drafts, Paper
 from node import api, identity
 from node.asked import Asked
+from node.mesh_drafts import DraftDoor
 from tests.node.test_mesh_door import Heard, House, open_houses
+from tests.support.memberships import NOW_S, Replica, a_mesh, person
 
 pytestmark = pytest.mark.slow
 
@@ -69,7 +74,9 @@ def test_a_draft_is_told_in_full_and_signed_by_its_id(tmp_path):
         async with three_admins(tmp_path) as (ann, bob, cyd):
             draft = await dropped(ann, "cyd")
             assert (draft.act, draft.name, draft.user, draft.role) == ("drop", "cyd", cyd.user, 1)
-            assert (draft.by, draft.signed_by, draft.needed) == ("ann", ["ann"], 2)
+            assert draft.by == api.Named(id=ann.node, name="ann")
+            assert draft.signed_by == [api.Named(id=ann.user, name="ann")]
+            assert (draft.needed, draft.since, draft.admitted) == (2, 0, 0)
             assert (draft.is_ours, draft.is_signed, draft.may_sign) == (True, True, True)
             await until(bob, lambda: live(bob))
             (told,) = await drafts(bob)
@@ -128,6 +135,42 @@ def test_a_phrase_that_is_kept_signs_for_a_machine_that_may_not(tmp_path):
             assert (await cyd.post(api.COSIGN, api.Asked, question)).draft is None
 
     trio.run(scene)
+
+
+def test_what_the_subject_did_meanwhile_is_counted(tmp_path):
+    async def scene():
+        async with three_admins(tmp_path) as (ann, bob, cyd):
+            await dropped(ann, "cyd")
+            size = len(bob.mesh.service.mesh.membership.set)
+            await cyd.invite()
+            await until(bob, lambda: len(bob.mesh.service.mesh.membership.set) > size)
+            await until(bob, lambda: live(bob))
+            (told,) = await drafts(bob)
+            assert (told.since, told.admitted) == (1, 0)
+
+    trio.run(scene)
+
+
+def test_whom_they_let_in_is_counted_too_and_a_node_that_does_not_know_itself_tells_it():
+    ann, bob, cyd = map(person, ("ann", "bob", "cyd"))
+    replica = a_mesh(ann, bob, cyd)
+    act = Kind.DROP, Drop(cyd.user, UserRole.ADMIN)
+    paper = Paper.written(ann.device, ann.user, replica.author.propose(*act), NOW_S)
+    Replica(cyd, replica.membership).bring(person("dot"))
+    for node, may_sign in ((bob.node, True), (person("fay").node, False)):
+        drafting = Drafts(replica.membership)
+        drafting.put(Draft(paper), NOW_S)
+        mesh = SimpleNamespace(
+            membership=replica.membership,
+            node=node,
+            drafting=SimpleNamespace(book=drafting, live=lambda book=drafting: list(book)),
+        )
+        door = object.__new__(DraftDoor)
+        door._service = SimpleNamespace(mesh=mesh, may_cosign=lambda: False)
+        told = door.asked(Draft(paper)).draft
+        assert (told.since, told.admitted) == (2, 1)
+        assert (told.may_sign, told.is_signed, told.needs_phrase) == (may_sign, False, may_sign)
+        assert door.waiting() == may_sign
 
 
 def test_it_is_taken_back_where_it_was_begun_and_that_is_told(tmp_path):

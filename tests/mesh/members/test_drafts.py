@@ -267,6 +267,37 @@ def test_the_signature_of_who_is_no_admin_any_more_counts_no_longer(mesh):
     assert why(mesh, publish(mesh, signed(draft, C))) == Void.NO_QUORUM
 
 
+@pytest.mark.parametrize(
+    ("act", "count"),
+    [
+        (revoke(A), 2),
+        ((Kind.DROP, Drop(A.user, UserRole.ADMIN)), 2),
+        ((Kind.SUSPEND_DEVICE, SuspendDevice(A.user, A.node)), 1),
+        ((Kind.SUSPEND_DEVICE, SuspendDevice(A.user, A.node, bytes(32))), 0),
+        ((Kind.GRANT, Grant(A.user, UserRole.ADMIN)), 0),
+    ],
+)
+def test_what_its_subject_did_since_is_counted_where_it_may_fall(mesh, act, count):
+    other = another_device(A, "second")
+    mesh.author.add_device(recover_of(mesh.membership, A, other), NOW_MS)
+    Replica(A, mesh.membership).invite()
+    draft = begun(mesh, act)
+    book = Drafts(mesh.membership)
+    assert book.since(draft) == []
+    Replica(B, mesh.membership).invite()  # is not what it is about
+    first = Replica(A, mesh.membership).author.next_epoch(bytes(32), NOW_MS).added[0]
+    Replica(A, mesh.membership, other.key).author.next_epoch(bytes(32), NOW_MS)
+    assert len(book.since(draft)) == count
+    assert count != 1 or book.since(draft) == [first]
+
+
+def test_of_a_removal_that_cuts_all_behind_the_cut_is_counted(mesh):
+    pen = Replica(A, mesh.membership).author
+    first, second = (pen.next_epoch(bytes(32), NOW_MS).added[0] for _ in range(2))
+    draft = begun(mesh, revoke(A, first.id))
+    assert Drafts(mesh.membership).since(draft) == [second]
+
+
 # --- what becomes of it ---------------------------------------------------------------------------
 
 
@@ -382,6 +413,20 @@ def test_it_is_over_when_it_is_so_anyway(mesh, act):
     mesh.cosigned(*act, [(who, who.device) for who in (B, C)])
     assert book.prune(NOW_S)
     assert book.all() == []
+
+
+def test_it_is_over_for_good_once_it_is_written_though_it_was_undone(mesh):
+    draft = signed(begun(mesh, (Kind.GRANT, Grant(D.user, UserRole.ADMIN))), B, C)
+    book = a_book(mesh, draft)
+    publish(mesh, draft, by=F)
+    assert mesh.is_admin(D)
+    Replica(D, mesh.membership).author.drop(D.user, UserRole.ADMITTER, NOW_MS)
+    assert not mesh.is_admin(D)
+    assert book.is_over(draft, NOW_S)
+    assert book.prune(NOW_S)
+    assert book.put(draft, NOW_S) is None
+    again = begun(mesh, (Kind.GRANT, Grant(D.user, UserRole.ADMIN)))  # another paper
+    assert book.put(again, NOW_S) is not None
 
 
 def test_letting_back_is_over_when_the_device_is_back(mesh):

@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 from mesh.members.bodies import Approve, Grant, Kind, Numbered, RevokeUser, UserRole
 from mesh.members.bodies import Reason as Why
 from mesh.members.facts import Facts
 from mesh.members.operation import Operation
 from mesh.members.opset import OpSet
-from tests.support.memberships import a_mesh, found, person
+from tests.support.memberships import NOW_MS, Replica, a_mesh, found, person
 
 F, A, B = map(person, "FAB")
 
@@ -36,6 +38,24 @@ def test_the_tables_grow_as_operations_come():
     whole = facts_of(mesh)
     for name in ("admissions", "bindings", "grants", "invites", "admits", "terms"):
         assert getattr(facts, name) == getattr(whole, name)
+
+
+def test_what_one_paper_was_made_into_is_known_by_it():
+    mesh = a_mesh(F, A, B)
+    proposal = mesh.author.propose(Kind.GRANT, Grant(A.user, UserRole.ADMIN))
+    assert facts_of(mesh).made_of(proposal) == []
+    cosigns = [proposal.cosigned(who.device, who.user) for who in (A, B)]
+    made = [
+        mesh.take(Replica(by, mesh.membership).author.next(
+            proposal.kind, proposal.body, NOW_MS, proposal, some
+        ))
+        for by, some in ((F, cosigns), (A, cosigns[1:]))
+    ]  # fmt: skip
+    index = mesh.membership.set.index
+    facts = facts_of(mesh)
+    assert facts.made_of(proposal) == sorted((index[one] for one in made), key=facts.key)
+    assert facts.twins == {}  # those are of what takes away
+    assert facts.made_of(replace(proposal, parents=proposal.parents[:0])) == []
 
 
 def test_a_reference_counts_only_if_it_was_known():

@@ -3,7 +3,7 @@ import pytest
 from core import limits
 from core.device_cert import Role
 from core.errors import FormatError, IntegrityError, NewerFormat
-from mesh.members.bodies import Kind, Numbered, RevokeUser, UserRole
+from mesh.members.bodies import Grant, Kind, Numbered, RevokeUser, UserRole
 from mesh.members.bodies import Reason as Why
 from mesh.members.membership import LOG_HEADER, Membership, log_record
 from mesh.members.rules import Void
@@ -150,6 +150,41 @@ def records_of(data):
         found_at.append(at)
         at += 4 + int.from_bytes(data[at : at + 4])
     return found_at
+
+
+def test_a_paper_is_written_once_it_counts_whatever_came_after_it():
+    mesh = a_mesh(F, A, person("C"))
+    mesh.bring(B)
+    proposal = mesh.author.propose(Kind.GRANT, Grant(B.user, UserRole.ADMIN))
+    both = [proposal.cosigned(who.device, who.user) for who in (F, A)]
+
+    def written_by(who, cosigns):
+        pen = Replica(who, mesh.membership).author
+        mesh.take(pen.next(proposal.kind, proposal.body, NOW_MS, proposal, cosigns))
+
+    assert not mesh.membership.is_written(proposal)
+    written_by(B, both[1:])  # too few
+    assert not mesh.membership.is_written(proposal)
+    written_by(F, both)
+    assert mesh.is_admin(B)
+    assert mesh.membership.is_written(proposal)
+    Replica(B, mesh.membership).author.drop(B.user, UserRole.ADMITTER, NOW_MS)
+    assert not mesh.is_admin(B)
+    assert mesh.membership.is_written(proposal)
+
+
+def test_what_devices_wrote_beside_some_point():
+    mesh = a_mesh(F, A)
+    parents = mesh.author.parents()
+    own = mesh.author.next_epoch(bytes(32), NOW_MS).added[0]
+    voucher = Replica(A, mesh.membership).invite()
+    theirs = mesh.membership.invite(voucher.public)
+    unknown = mesh.membership.unknown_at
+    assert unknown(parents, [F.node]) == [own]
+    (found,) = unknown(parents, [A.node])
+    assert found.body.voucher == theirs.voucher
+    assert unknown(parents, [F.node, A.node, B.node]) == [own, found]
+    assert unknown([own.id], [F.node]) == []
 
 
 def test_of_a_damaged_file_all_that_is_sound_is_taken():

@@ -112,8 +112,8 @@ def test_for_a_device_of_ones_own_the_typed_phrase_signs_here(machine, monkeypat
     body = RevokeDevice(machine.identity.user, NODE, b"", b"")
     said = body.words(MESH)
     verify(machine.identity.user, SignLabel.MEMBER_DEVICE, said, bytes.fromhex(signature))
-    for secret in words.read_text().split()[:3]:
-        assert secret not in str(node.asked)
+    # One or two may be in anything: "sign" is in the list, and hexadecimal is full of "bad".
+    assert sum(word in str(node.asked) for word in words.read_text().split()) < 6
     lines = machine.here("revoke", "bob", "--yes", code=2).stderr.splitlines()
     assert "no terminal to ask for the recovery phrase (--kit-file FILE)" in lines[-1]
 

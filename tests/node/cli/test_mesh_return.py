@@ -1,5 +1,10 @@
 """What is decided before and after the gate; tests/e2e/test_mesh_commands.py goes through it."""
 
+import errno
+import os
+from contextlib import ExitStack
+from dataclasses import replace
+
 import pytest
 
 from core.device_cert import Role
@@ -9,11 +14,11 @@ from core.keys import Root
 from core.recovery_kit import Endpoint, RecoveryKit
 from core.secret import Secret
 from mesh.errors import Unreachable
-from mesh.members.bodies import Reason
+from mesh.members.bodies import Reason, UserRole
 from mesh.pairing import JoinRefused, Refusal
 from mesh.wire import Address
-from node import api, identity
-from node.cli import mesh_return
+from node import api, identity, instance, mesh_entry
+from node.cli import mesh_return, opening
 from node.control import Control
 from node.mesh_entry import Came
 from node.mesh_files import Entrance, MeshFiles
@@ -44,13 +49,17 @@ class Shown:
     def __init__(self, monkeypatch, membership):
         self.membership = membership
         self.is_new = True
+        self.created_s = 0
         self.asked = []
 
         async def look(mine, key, places, named, _now_ms):
             self.asked.append(("look", places, named))
             return Came(self.membership, Entrance(ANN.node, places[0]), is_new=False)
 
-        async def by_phrase(mine, key, at, mesh, _now_ms):
+        async def by_phrase(mine, key, at, mesh, _now_ms, before_asking):
+            self.created_s = mine.cert.created_s
+            mine.share_seed()
+            before_asking()
             self.asked.append(("by_phrase", at, mine.cert.roles))
             return Came(self.membership, Entrance(ANN.node, at), is_new=self.is_new)
 
@@ -223,20 +232,19 @@ def test_another_persons_machine_stays_theirs(machine, monkeypatch, old, kit):
         mesh_return.check_free(machine.home)
 
 
-def refusing(monkeypatch, name, error):
-    async def refuse(*_args):
+def refusing(monkeypatch, name, error, *, is_asked=True):
+    async def refuse(*args):
+        if name == "by_phrase" and is_asked:
+            args[-1]()
         raise error
 
     monkeypatch.setattr(f"node.mesh_entry.{name}", refuse)
 
 
 @pytest.mark.parametrize("has_home", [False, True])
-@pytest.mark.parametrize(
-    ("step", "error"),
-    [("look", Unreachable("nobody")), ("by_phrase", JoinRefused(Refusal.NOT_ACCEPTED))],
-)
-def test_who_is_not_let_in_finds_the_home_as_it_was(
-    machine, monkeypatch, old, kit, step, error, has_home
+@pytest.mark.parametrize("step", ["look", "by_phrase"])
+def test_where_nobody_was_asked_the_home_is_as_it_was(
+    machine, monkeypatch, old, kit, step, has_home
 ):
     Shown(monkeypatch, guest(old))
     if has_home:
@@ -244,8 +252,9 @@ def test_who_is_not_let_in_finds_the_home_as_it_was(
     before = sorted(machine.home.iterdir()) if has_home else None
     argv = ("recover", "192.0.2.7:9", "--kit-file", kit(), "--yes")
     with monkeypatch.context() as patch:
-        refusing(patch, step, error)
-        machine.here(*argv, code=error.exit_code)
+        refusing(patch, step, Unreachable("nobody"), is_asked=False)
+        done = machine.here(*argv, code=Unreachable.exit_code)
+    assert "stay in" not in done.stderr
     assert machine.home.exists() == has_home
     assert before is None or sorted(machine.home.iterdir()) == before
     other = somebody(machine.home.with_name("other")).recovery_kit()
@@ -255,23 +264,40 @@ def test_who_is_not_let_in_finds_the_home_as_it_was(
     machine.here(*argv)
 
 
+@pytest.mark.parametrize("error", [JoinRefused(Refusal.NOT_ACCEPTED), Unreachable("it ended")])
+def test_once_the_mesh_may_know_a_machine_its_keys_stay(machine, monkeypatch, old, kit, error):
+    shown = Shown(monkeypatch, guest(old))
+    argv = ("recover", "192.0.2.7:9", "--kit-file", kit(), "--yes", "--name", "nas")
+    with monkeypatch.context() as patch:
+        refusing(patch, "by_phrase", error)
+        done = machine.here(*argv, code=error.exit_code)
+    place = opening.shown_path(machine.home)
+    assert f"the keys made for this machine stay in {place}: recover again\n" in done.stderr
+    node = identity.open(machine.home).node
+    done = machine.here(*argv)
+    assert "stay in" not in done.stderr
+    assert identity.open(machine.home).node == node
+    assert identity.open(machine.home).cert.name == "nas"
+    assert shown.asked[-1][0] == "by_phrase"
+
+
+def test_a_full_disk_is_told_before_the_mesh_is_asked(machine, monkeypatch, old, kit):
+    shown = Shown(monkeypatch, guest(old))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "keystore")
+
+    monkeypatch.setattr("node.identity.create_private", full)
+    argv = ("recover", "192.0.2.7:9", "--kit-file", kit(), "--yes")
+    assert "No space left" in machine.here(*argv, code=14).stderr
+    assert [asked[0] for asked in shown.asked] == ["look"]
+    assert not machine.home.exists()
+
+
 def test_who_looked_and_said_no_has_no_keys(machine, monkeypatch, old, kit):
     Shown(monkeypatch, guest(old))
     machine.here("recover", "192.0.2.7:9", "--kit-file", kit(), code=2)
     assert not machine.home.exists()
-
-
-def test_where_the_answer_was_lost_the_same_machine_asks_again(machine, monkeypatch, old, kit):
-    shown = Shown(monkeypatch, guest(old))
-    argv = ("recover", "192.0.2.7:9", "--kit-file", kit(), "--yes", "--name", "nas")
-    with monkeypatch.context() as patch:
-        refusing(patch, "by_phrase", Unreachable("it ended before we were in"))
-        machine.here(*argv, code=Unreachable.exit_code)
-    node = identity.open(machine.home).node  # the mesh may know it by now
-    machine.here(*argv)
-    assert identity.open(machine.home).node == node
-    assert identity.open(machine.home).cert.name == "nas"
-    assert shown.asked[-1][0] == "by_phrase"
 
 
 def test_keys_that_were_here_stay_when_the_mesh_refuses(machine, monkeypatch, old, kit):
@@ -283,3 +309,136 @@ def test_keys_that_were_here_stay_when_the_mesh_refuses(machine, monkeypatch, ol
     refusing(monkeypatch, "by_phrase", JoinRefused(Refusal.NOT_ACCEPTED))
     machine.here(*argv, code=1)
     assert identity.open(machine.home).node == node
+
+
+def without_share_seed(mine):
+    """As a Portal left it that knew no meshes; with the phrase on paper."""
+    mine.forget_phrase()
+    mine._change(lambda opened: opened.contents.extras.pop(identity._SHARE_SEED))
+
+
+@pytest.mark.parametrize("step", ["look", "by_phrase"])
+def test_keys_that_are_here_change_only_once_the_mesh_agrees(machine, monkeypatch, old, kit, step):
+    old.add_roles(Role.ADMIN)
+    Shown(monkeypatch, found(a_mesh_of(old)).membership)
+    page, root = kit(), Root.from_entropy(old.recovery_kit().entropy)
+    mine = identity.recover(machine.home, root, name="x", passphrase=None, now_s=1)
+    without_share_seed(mine)
+    before = {file.name: file.read_bytes() for file in machine.home.iterdir()}
+    argv = ("recover", "192.0.2.7:9", "--kit-file", page, "--yes")
+    with monkeypatch.context() as patch:
+        refusing(patch, step, JoinRefused(Refusal.NOT_ACCEPTED))
+        done = machine.here(*argv, code=1)
+    assert "stay in" not in done.stderr
+    assert {file.name: file.read_bytes() for file in machine.home.iterdir()} == before
+    machine.here(*argv)
+    again = identity.open(machine.home)
+    assert again.share_seed().reveal() == root.share_seed(0).reveal()
+    assert Role.ADMIN in again.cert.roles
+
+
+@pytest.mark.parametrize("has_role", [False, True])
+def test_a_machine_the_mesh_knows_gets_a_newer_certificate_for_its_role(
+    machine, monkeypatch, old, kit, has_role
+):
+    root = Root.from_entropy(old.recovery_kit().entropy)
+    mine = identity.recover(machine.home, root, name="x", passphrase=None, now_s=1)
+    mesh = found(ANN)
+    me = replace(a_mesh_of(old), devices=(of_identity(mine),))
+    mesh.bring(me)
+    mesh.author.grant(me.user, UserRole.ADMIN, NOW_MS)
+    shown = Shown(monkeypatch, mesh.membership)
+    future_s = 1 << 32  # of a clock that was wrong once
+    cert = replace(mine.cert, created_s=future_s).signed_by(root.user_identity())
+    known = replace(of_identity(mine), cert=cert)
+    mesh.author.add_device(recover_of(mesh.membership, me, known), NOW_MS)
+    if has_role:  # as an old Portal left it: here, and unknown to the mesh
+        mine.add_roles(Role.ADMIN, root)
+        assert mine.cert.created_s == 1
+    argv = ("recover", "192.0.2.7:9", "--kit-file", kit(), "--yes")
+    done = machine.here(*argv)
+    assert shown.created_s == future_s + 1
+    again = identity.open(machine.home).cert
+    assert (again.created_s, Role.ADMIN in again.roles) == (future_s + 1, True)
+    # Whoever let us in might not write it:
+    assert "it does not administer the mesh yet: portal mesh administer" in done.stderr
+
+
+def of_identity(mine):
+    return Device(mine.device, mine.device.signing_key(), mine.cert_bytes)
+
+
+def forgetful(machine, monkeypatch, old):
+    """Here is a list of members that may be older than what others know."""
+    root = Root.from_entropy(old.recovery_kit().entropy)
+    identity.recover(machine.home, root, name="x", passphrase=None, now_s=1)
+    shown = Shown(monkeypatch, guest(old))
+    shown.is_new = False
+    MeshFiles(machine.home).begin(shown.membership)
+    return shown
+
+
+def before(monkeypatch, shown, name, act):
+    """Let something happen while this step is under way."""
+    real = getattr(mesh_entry, name)
+
+    async def step(*args):
+        act()
+        return await real(*args)
+
+    monkeypatch.setattr(mesh_entry, name, step)
+
+
+def test_a_node_that_was_started_while_somebody_typed_keeps_its_files(
+    machine, monkeypatch, old, kit
+):
+    shown = forgetful(machine, monkeypatch, old)
+    files = MeshFiles(machine.home)
+    argv = ("recover", "192.0.2.7:9", "--kit-file", kit(), "--yes")
+    with ExitStack() as node, monkeypatch.context() as patch:
+        here = instance.only_one(machine.home, machine.home / "node.sock")
+        before(patch, shown, "look", lambda: node.enter_context(here))
+        told = machine.here(*argv, code=1).stderr
+        assert "its node runs (portal-node stop; then recover)\n" in told
+        assert [asked[0] for asked in shown.asked] == ["look"]
+    assert files.are_there
+    assert not list(machine.home.glob("mesh.old-*"))
+    assert "the old list of members is in" in machine.here(*argv).stderr
+
+
+def test_no_node_starts_while_files_are_replaced(machine, monkeypatch, old, kit):
+    shown = forgetful(machine, monkeypatch, old)
+    refused = []
+
+    def start():
+        with (
+            pytest.raises(instance.AlreadyRunning),
+            instance.only_one(machine.home, machine.home / "node.sock"),
+        ):
+            pytest.fail("it started")
+        refused.append(True)
+
+    before(monkeypatch, shown, "by_phrase", start)
+    machine.here("recover", "192.0.2.7:9", "--kit-file", kit(), "--yes")
+    assert refused
+    start_again = instance.only_one(machine.home, machine.home / "node.sock")
+    with start_again:
+        pass
+
+
+def test_a_mesh_that_a_node_came_into_meanwhile_stays(machine, monkeypatch, old, kit):
+    shown = Shown(monkeypatch, guest(old))
+    root = Root.from_entropy(old.recovery_kit().entropy)
+    mine = identity.recover(machine.home, root, name="x", passphrase=None, now_s=1)
+    files, entrance = MeshFiles(machine.home), Entrance(BOB.node, Address("192.0.2.8", 1))
+    bobs = found(BOB).membership
+
+    def join():
+        files.save_entrance(entrance)
+        files.begin(bobs, mine.node)
+
+    before(monkeypatch, shown, "by_phrase", join)
+    argv = ("recover", "192.0.2.7:9", "--kit-file", kit(), "--yes")
+    assert "in a mesh already" in machine.here(*argv, code=1).stderr
+    assert files.load().mesh_id == bobs.mesh_id
+    assert files.entrance() == entrance
