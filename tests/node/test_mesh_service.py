@@ -372,7 +372,11 @@ async def comes_back(seat, person, at):
     device, key = identity.open(new.home), root.user_identity()
     shown, seen, _ = await mesh_entry.look(device, key, [at], None, now_ms)
     assert (shown.state.name, seen.at) == ("home", at)
-    came = await mesh_entry.by_phrase(device, key, at, shown.mesh_id, now_ms)
+    asked = list[bool]()
+    came = await mesh_entry.by_phrase(
+        device, key, at, shown.mesh_id, now_ms, lambda: asked.append(True)
+    )
+    assert asked == [True]  # now the keys must not be lost
     assert came.entrance == seen
     assert came.membership.member(seen.node).is_active
     assert came.is_new
