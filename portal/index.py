@@ -122,11 +122,11 @@ class Index:
         self.damaged.clear()
         deltas = self._store.delta_names()
         looked, listed = self._open_tables(deltas) if trust_cache else (set[str](), set[bytes]())
-        while todo := sorted(self._store.delta_names() - looked):
+        while unseen := sorted(self._store.delta_names() - looked):
             # Others may merge deltas meanwhile: then one is gone, and the next round has the new.
-            for delta in todo:
+            for delta in unseen:
                 listed |= self._read_delta(delta)
-            looked |= set(todo)
+            looked |= set(unseen)
         self.listed, self.unlisted = listed, packs - listed
         for pack in sorted(self.unlisted):
             self._read_pack(pack)

@@ -130,10 +130,10 @@ class Catalogue:
         given, looked = set[bytes](), set[str]()
         self.damaged.clear()
         self.told.clear()
-        while todo := sorted(self._store.delta_names() - looked):
+        while unseen := sorted(self._store.delta_names() - looked):
             # Others may merge deltas meanwhile: then one is gone, and the next round has the new.
-            looked.update(todo)
-            for name in todo:
+            looked.update(unseen)
+            for name in unseen:
                 for facts, index in self._read_delta(name):
                     self.told.add(facts.name)
                     if facts.name in packs and facts.name not in given:

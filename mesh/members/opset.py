@@ -189,16 +189,16 @@ class OpSet:
     def _parked_below(self, op: Operation) -> list[Operation] | None:
         """The parked operations one hangs on, in order; None if any is not here at all."""
         found: dict[bytes, Operation] = {}
-        todo = [op]
-        while todo:
-            for before in self._missing(todo.pop()):
+        unseen = [op]
+        while unseen:
+            for before in self._missing(unseen.pop()):
                 if before in found:
                     continue
                 below = self._parked.get(before)
                 if below is None:
                     return None
                 found[before] = below
-                todo.append(below)
+                unseen.append(below)
         return sorted(found.values(), key=lambda one: (one.lamport, one.id))
 
     def give_back_last(self) -> None:

@@ -4,12 +4,12 @@ from mesh.members.knots import first_knots
 
 
 def reachable(graph, start):
-    seen, todo = set(), [start]
-    while todo:
-        for other in graph.get(todo.pop(), ()):
+    seen, unseen = set(), [start]
+    while unseen:
+        for other in graph.get(unseen.pop(), ()):
             if other in graph and other not in seen:
                 seen.add(other)
-                todo.append(other)
+                unseen.append(other)
     return seen
 
 
